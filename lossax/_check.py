@@ -1,0 +1,174 @@
+"""Errors raised while tracing, naming argument, shape and value.
+
+Checks of shape and dtype always run. Checks of a value run where the value is known: tracers and schedules pass, so
+every hyperparameter can be swept under `vmap`.
+"""
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def spec(value: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype of anything that becomes an array, without moving it."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        value = np.asarray(value)
+    return tuple(value.shape), value.dtype
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value where it is known now, `None` for a tracer or a schedule."""
+    if callable(value) or isinstance(value, jax.core.Tracer):
+        return None
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    return np.asarray(value)
+
+
+def floating(**arrays: Any) -> None:
+    """Raises unless every array is real floating point."""
+    for name, array in arrays.items():
+        _, dtype = spec(array)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"{name} must be floating point, got {dtype}")
+
+
+def real(**arrays: Any) -> None:
+    """Raises unless every array is floating point, integer or bool."""
+    for name, array in arrays.items():
+        _, dtype = spec(array)
+        if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_):
+            raise TypeError(f"{name} must be real numbers, got {dtype}")
+
+
+def integer(**arrays: Any) -> None:
+    """Raises unless every array is integer."""
+    for name, array in arrays.items():
+        _, dtype = spec(array)
+        if not jnp.issubdtype(dtype, jnp.integer):
+            raise TypeError(f"{name} must be integer, got {dtype}")
+
+
+def boolean(**arrays: Any) -> None:
+    """Raises unless every array is bool."""
+    for name, array in arrays.items():
+        _, dtype = spec(array)
+        if dtype != np.bool_:
+            raise TypeError(f"{name} must be bool, got {dtype}")
+
+
+def _shapes(**arrays: Any) -> str:
+    return ", ".join(f"{name}{list(spec(array)[0])}" for name, array in arrays.items())
+
+
+def same_shape(**arrays: Any) -> None:
+    """Raises unless all shapes are equal: nothing broadcasts silently."""
+    if len({spec(array)[0] for array in arrays.values()}) > 1:
+        raise ValueError(f"expected equal shapes, got {_shapes(**arrays)}")
+
+
+def units_of(rows: dict[str, Any], axes: int = 1, **units: Any) -> None:
+    """Raises unless each of `units` has the shape of `rows` without its last `axes` axes."""
+    ((name, array),) = rows.items()
+    shape, _ = spec(array)
+    if len(shape) < axes:
+        raise ValueError(f"{name} needs at least {axes} axis, got {_shapes(**rows)}")
+    for unit in units.values():
+        if spec(unit)[0] != shape[: len(shape) - axes]:
+            raise ValueError(f"expected the shape of {name} without its last axis, got {_shapes(**units, **rows)}")
+
+
+def broadcasts_to(shape: tuple[int, ...], **arrays: Any) -> None:
+    """Raises unless each array broadcasts to `shape` without enlarging it."""
+    for name, array in arrays.items():
+        own, _ = spec(array)
+        fits = len(own) <= len(shape) and all(a in (1, b) for a, b in zip(own[::-1], shape[::-1], strict=False))
+        if not fits:
+            raise ValueError(f"{name}{list(own)} does not broadcast to the units {list(shape)}")
+
+
+def _values(requirement: str, holds: Callable[[np.ndarray], Any], values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        known = concrete(value)
+        if known is None:
+            continue
+        if not (np.issubdtype(known.dtype, np.number) or jnp.issubdtype(known.dtype, jnp.floating)):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        known = known.astype(np.float64)
+        good = np.asarray(holds(known))
+        if not good.all():
+            raise ValueError(f"{name} must be {requirement}, got {known[~good].flat[0]:g}")
+
+
+def positive(**values: Any) -> None:
+    """Raises unless every known value is above zero."""
+    _values("positive", lambda v: v > 0, values)
+
+
+def nonnegative(**values: Any) -> None:
+    """Raises unless every known value is zero or above."""
+    _values("nonnegative", lambda v: v >= 0, values)
+
+
+def fraction(**values: Any) -> None:
+    """Raises unless every known value is in [0, 1]."""
+    _values("in [0, 1]", lambda v: (v >= 0) & (v <= 1), values)
+
+
+def decay(**values: Any) -> None:
+    """Raises unless every known value is in [0, 1): the share of the past that an average keeps."""
+    _values("in [0, 1)", lambda v: (v >= 0) & (v < 1), values)
+
+
+def number(**values: Any) -> None:
+    """Raises unless every known value is finite."""
+    _values("finite", np.isfinite, values)
+
+
+def count(**values: Any) -> None:
+    """Raises unless every value is a positive Python integer: it sets structure, so it can be no tracer."""
+    for name, value in values.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool):
+            raise TypeError(f"{name} sets structure and must be a Python int, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def choice(options: Iterable[str], **values: Any) -> None:
+    """Raises unless every value is one of `options`, naming the nearest."""
+    options = list(options)
+    for name, value in values.items():
+        if value not in options:
+            near = get_close_matches(str(value), options, n=3, cutoff=0.3) or options
+            raise ValueError(f"{name} must be one of {near}, got {value!r}")
+
+
+def domain(requirement: str, inside: Callable[[Any], Any], **arrays: Any) -> jax.Array:
+    """The array, with NaN where its values are outside the domain of the loss.
+
+    Call it after `masked`: what is masked may hold anything.
+
+    Raises:
+      ValueError: if a value known now is outside.
+    """
+    ((name, array),) = arrays.items()
+    known = concrete(array)
+    if known is not None:
+        good = np.asarray(inside(known))
+        if not good.all():
+            raise ValueError(f"{name} must be {requirement}, got {known[~good].flat[0]:g}")
+    return jnp.where(inside(array), array, jnp.nan)
+
+
+def labels(labels: jax.Array, classes: int) -> jax.Array:
+    """Whether each label names a class; raises where a label known now does not."""
+    known = concrete(labels)
+    if known is not None:
+        wrong = (known < 0) | (known >= classes)
+        if wrong.any():
+            raise ValueError(f"labels must be in [0, {classes}), got {known[wrong].flat[0]}; ignore units with `where`")
+    return (labels >= 0) & (labels < classes)

@@ -1,0 +1,192 @@
+"""Arithmetic on trees of parameters, under strict dtype promotion.
+
+Only floating and complex leaves are numbers here. Everything else that may stand in a model (`None`, functions, strings,
+integers) passes through unchanged, so gradients, states and unfiltered models line up. 16-bit leaves are computed with
+in float32.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lossax import _numerics
+from lossax._types import Mask, PyTree
+
+
+def is_number(leaf: Any) -> bool:
+    """Whether a leaf takes part: a floating or complex array, or a Python float."""
+    return isinstance(leaf, float | complex) or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def dtype_of(leaf: Any) -> Any:
+    """The dtype of a number, Python floats included."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jax.dtypes.canonicalize_dtype(type(leaf))
+
+
+def wide_dtype(leaf: Any, *, real: bool = False) -> Any:
+    """The dtype a leaf is accumulated in: at least float32; of its absolute value if `real`."""
+    dtype = _numerics.wide_dtype(dtype_of(leaf))
+    return jnp.finfo(dtype).dtype if real else dtype
+
+
+def widen(leaf: Any) -> Any:
+    """A number in the dtype it is accumulated in; anything else unchanged."""
+    return jnp.asarray(leaf, wide_dtype(leaf)) if is_number(leaf) else leaf
+
+
+def map(f: Callable[..., Any], tree: PyTree, *rest: PyTree, scalars: tuple[Any, ...] = ()) -> PyTree:
+    """`f(leaf, *leaves, *scalars)` at every number of `tree`, computed wide.
+
+    A leaf of `tree` that is no number, or that has `None` beside it, is returned unchanged. `scalars` (hyperparameters)
+    take the real dtype of the leaf.
+    """
+
+    def apply(leaf, *leaves):
+        if not is_number(leaf) or any(other is None for other in leaves):
+            return leaf
+        real = wide_dtype(leaf, real=True)
+        return f(widen(leaf), *(widen(other) for other in leaves), *(jnp.asarray(s, real) for s in scalars))
+
+    return jax.tree.map(apply, tree, *rest, is_leaf=lambda x: x is None)
+
+
+def numbers(tree: PyTree) -> list[jax.Array]:
+    """The leaves that are numbers, wide."""
+    return [widen(leaf) for leaf in jax.tree.leaves(tree) if is_number(leaf)]
+
+
+def zeros_like(tree: PyTree, *, dtype: Any = None, real: bool = False) -> PyTree:
+    """Fresh zeros in the shape of every number, wide unless `dtype` says otherwise; `None` elsewhere."""
+
+    def zeros(leaf):
+        return jnp.zeros_like(leaf, dtype=dtype or wide_dtype(leaf, real=real)) if is_number(leaf) else None
+
+    return jax.tree.map(zeros, tree, is_leaf=lambda x: x is None)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """Every number of `tree` in the dtype of its counterpart."""
+
+    def cast(leaf, other):
+        if not is_number(leaf) or not is_number(other):
+            return leaf
+        return jnp.asarray(leaf, dtype_of(other))
+
+    return jax.tree.map(cast, tree, like, is_leaf=lambda x: x is None)
+
+
+def square(x: jax.Array) -> jax.Array:
+    """|x|^2, real for complex x."""
+    return (x * jnp.conj(x)).real if jnp.iscomplexobj(x) else x * x
+
+
+def moment(tree: PyTree, average: PyTree, decay: Any, *, order: int = 1) -> PyTree:
+    """decay * average + (1 - decay) * |tree|^order, in the dtype of `average`."""
+
+    def update(old, new, keep, take):
+        return keep * old + take * (square(new) if order == 2 else new)
+
+    return cast_like(map(update, average, tree, scalars=(decay, 1.0 - decay)), average)
+
+
+def mass(average: jax.Array, decay: Any) -> jax.Array:
+    """The same average taken of ones: 1 - decay^t for a constant decay, and right for a schedule or a tracer too.
+
+    Dividing a moment by its mass removes its bias towards the zeros that it started from.
+    """
+    return jnp.asarray(decay, average.dtype) * average + jnp.asarray(1.0 - decay, average.dtype)
+
+
+def norm(tree: PyTree) -> jax.Array:
+    """Euclidean norm of all numbers, float32 at least; cannot overflow before its value does; gradient 0 at 0."""
+    leaves = [jnp.abs(leaf) if jnp.iscomplexobj(leaf) else leaf for leaf in numbers(tree)]
+    if not leaves:
+        return jnp.zeros((), jnp.float32)
+    dtype = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize)
+    largest = [jnp.max(jnp.abs(leaf), initial=0.0).astype(dtype) for leaf in leaves]
+    unit = jax.lax.stop_gradient(jnp.max(jnp.stack(largest)))
+    unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, jnp.ones_like(unit))
+    total = sum((jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves), jnp.zeros((), dtype))
+    return unit * _numerics.sqrt(total)
+
+
+def increment(step: jax.Array) -> jax.Array:
+    """step + 1, stopping at the largest int32."""
+    return optax.safe_increment(step)
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """A tree path as `layers/0/kernel`, the same for dicts, Linen, NNX, Equinox and Haiku.
+
+    NNX shows `init` paths that end in `.value` and `update` paths that do not; the ending is dropped.
+    """
+    names = []
+    for key in path:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(key, attribute):
+                names.append(str(getattr(key, attribute)))
+                break
+        else:
+            names.append(str(key).strip("[].'\""))
+    if len(names) > 1 and names[-1] == "value" and isinstance(path[-1], jax.tree_util.GetAttrKey):
+        names.pop()
+    return "/".join(names)
+
+
+def path_mask(*, include: str = "", exclude: str | None = None) -> Callable[[PyTree], PyTree]:
+    """A rule over paths, for every argument that takes a mask.
+
+    Paths read `encoder/layers/0/kernel` whatever the framework.
+
+    Args:
+      include: Regular expression searched in each path; the empty one is found in all.
+      exclude: Regular expression that takes out what `include` let in; `None` takes out nothing.
+
+    Returns:
+      A function from parameters to booleans in their structure; `False` at leaves that are no numbers.
+
+    Raises:
+      ValueError: if an expression does not compile.
+
+    Example:
+      >>> rule = path_mask(exclude="bias|scale")
+      >>> rule({"dense": {"kernel": 1.0, "bias": 1.0}})
+      {'dense': {'bias': False, 'kernel': True}}
+    """
+    try:
+        inside, outside = re.compile(include), None if exclude is None else re.compile(exclude)
+    except re.error as error:
+        raise ValueError(f"include={include!r}, exclude={exclude!r} must be regular expressions: {error}") from error
+
+    def rule(params: PyTree) -> PyTree:
+        def decide(path, leaf):
+            name = path_string(path)
+            return is_number(leaf) and bool(inside.search(name)) and not (outside and outside.search(name))
+
+        return jax.tree_util.tree_map_with_path(decide, params, is_leaf=lambda x: x is None)
+
+    return rule
+
+
+def resolve_mask(mask: Mask | None, tree: PyTree) -> PyTree:
+    """Booleans in the structure of `tree`; `None` means all of it.
+
+    A model that can be called (every Equinox module) is a tree of booleans, not a function: only a leaf is called.
+    """
+    if mask is None:
+        return jax.tree.map(is_number, tree, is_leaf=lambda x: x is None)
+    if callable(mask) and jax.tree_util.all_leaves([mask]):
+        return mask(tree)
+    return mask
+
+
+def require_params(params: PyTree | None, why: str) -> None:
+    """Raises unless parameters were handed to `update`."""
+    if params is None:
+        raise ValueError(f"update(updates, state, params) needs params: {why}")
+
+

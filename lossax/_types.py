@@ -1,0 +1,21 @@
+"""Aliases only: what the annotations of the whole library are made of."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+
+Reduction = Literal["mean", "sum", "none"]
+"""How unit losses become one number, or stay as they are."""
+
+PyTree = Any
+"""Any nesting of containers: parameters, gradients, states."""
+
+Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+"""A number as a function of the step."""
+
+Hyperparameter = jax.typing.ArrayLike | Schedule
+"""A float, a scalar array, a tracer, or a schedule of the step."""
+
+Mask = PyTree | Callable[[PyTree], PyTree]
+"""Booleans in the structure of the parameters, or a function of the parameters that returns them."""

@@ -1,0 +1,3 @@
+"""Losses: pure functions of arrays, each check - mask - maths - reduce."""
+
+from lossax.losses._regression import huber as huber
