@@ -1,0 +1,497 @@
+"""The contract of every public loss. The signature is the specification; nothing here names a loss."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import lossax
+from tests import vocabulary as v
+from tests.oracles import oracles
+
+UNITS = (4, 6)
+KEEP = np.array([[True, False, True, True, False, True]] * 2 + [[False] * 6, [True] * 6])
+WEIGHTS = np.arange(24.0, dtype=np.float32).reshape(UNITS) / 8.0
+LARGEST = v.LARGEST
+
+pytestmark = pytest.mark.parametrize("loss", v.LOSSES.values(), ids=v.LOSSES)
+
+
+def bound(loss, **fixed):
+    """The loss with required hyperparameters filled in."""
+    return lambda *arrays, **options: loss(*arrays, **(v.required(loss) | fixed | options))
+
+
+def float_positions(arrays):
+    return tuple(i for i, a in enumerate(arrays) if not np.issubdtype(a.dtype, np.integer))
+
+
+def spoil(array, keep, axes, value):
+    """The array with garbage in the units that are not kept."""
+    keep = keep.reshape(keep.shape + (1,) * (array.ndim - keep.ndim))
+    if np.issubdtype(array.dtype, np.integer):
+        value = -100 if np.isnan(value) else np.iinfo(array.dtype).max
+    return np.where(keep, array, np.asarray(value, array.dtype))
+
+
+def close(actual, desired, ulp=4, floor=1e-6):
+    np.testing.assert_allclose(actual, desired, rtol=ulp * 2.0**-23, atol=ulp * 2.0**-23 * floor)
+
+
+# ---- reductions, masks, weights --------------------------------------------------------------------------------------
+
+
+def test_signature_ends_in_the_tail(loss):
+    parameters = inspect.signature(loss).parameters
+    tail = list(parameters.values())[-3:]
+    assert [(p.name, p.default) for p in tail] == [("where", None), ("weights", None), ("reduction", "mean")]
+    assert all(p.kind is p.KEYWORD_ONLY for p in tail)
+    assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in v.data_arguments(loss):
+        v.meaning(loss, name)
+
+
+def test_reductions_agree(loss):
+    arrays, run = v.draw(loss), bound(loss)
+    for where, weights in ((None, None), (KEEP, None), (None, WEIGHTS), (KEEP, WEIGHTS)):
+        own = run(*arrays, reduction="none")  # an argument such as class weights may weight units by itself
+        units = run(*arrays, where=where, weights=weights, reduction="none")
+        assert units.shape == UNITS
+        kept = np.ones(UNITS, bool) if where is None else where
+        weight = np.where(kept, 1.0 if weights is None else weights, 0.0)
+        close(units, np.where(kept, own, 0.0) * weight)
+        total = run(*arrays, where=where, weights=weights, reduction="sum")
+        close(total, np.sum(np.asarray(units, np.float64)), floor=10.0)
+        mean = run(*arrays, where=where, weights=weights)
+        close(mean, np.sum(np.asarray(units, np.float64)) / weight.sum(), floor=1.0)
+
+
+def test_masked_is_dropped(loss):
+    arrays, run = v.draw(loss), bound(loss)
+    row = KEEP[0]
+    dropped = run(*(a[:, row] for a in arrays), weights=WEIGHTS[:, row])
+    close(run(*arrays, where=row[None], weights=WEIGHTS), dropped, 2, 1.0)
+    close(run(*arrays, where=row, reduction="sum"), run(*(a[:, row] for a in arrays), reduction="sum"), 4, 10.0)
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, LARGEST])
+def test_masked_units_do_not_exist(loss, garbage):
+    clean = v.draw(loss)
+    axes = v.unit_axes(loss)
+    spoiled = [spoil(a, KEEP, axes, garbage) for a in clean]
+    weights, bad_weights = WEIGHTS, spoil(WEIGHTS, KEEP, 0, garbage)
+    where = float_positions(clean)
+    hyper = v.hyperparameters(loss) | v.required(loss)
+
+    def run(arrays, weights, hyper):
+        return loss(*arrays, where=KEEP, weights=weights, **hyper)
+
+    def all_of_it(arrays, weights):
+        floats = [jnp.asarray(arrays[i]) for i in where]
+
+        def f(floats, weights, hyper):
+            full = list(arrays)
+            for i, a in zip(where, floats, strict=True):
+                full[i] = a
+            return run(full, weights, hyper)
+
+        grad = jax.grad(f, argnums=(0, 2))
+        ones = jax.tree.map(jnp.ones_like, floats)
+        value, slope = jax.jvp(lambda x: f(x, weights, hyper), (floats,), (ones,))
+        hyper_arrays = jax.tree.map(jnp.float32, hyper)
+        hvp = jax.jvp(lambda x: grad(x, weights, hyper_arrays)[0], (floats,), (ones,))[1]
+        return value, slope, grad(floats, weights, hyper_arrays), hvp
+
+    expected = jax.jit(lambda: all_of_it(clean, weights))()
+    actual = jax.jit(lambda: all_of_it(spoiled, bad_weights))()
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        close(a, b, 4, 1.0)
+        assert np.isfinite(a).all()
+    for gradient in actual[2][0]:
+        keep = KEEP.reshape(KEEP.shape + (1,) * (gradient.ndim - KEEP.ndim))
+        assert not np.any(np.where(keep, 0.0, gradient)), "a masked unit has a gradient"
+
+
+def test_nothing_kept_is_zero(loss):
+    arrays = [spoil(a, np.zeros(UNITS, bool), 0, np.nan) for a in v.draw(loss)]
+    where, run = float_positions(arrays), bound(loss)
+    for reduction in ("mean", "sum"):
+        value, gradients = jax.value_and_grad(run, argnums=where)(*arrays, where=False, reduction=reduction)
+        assert value == 0
+        assert not any(np.any(g) for g in gradients)
+    assert not np.any(run(*arrays, where=False, reduction="none"))
+    empty = [a[:0] for a in arrays]
+    assert run(*empty) == 0
+    assert run(*empty, reduction="none").shape == (0, 6)
+
+
+def test_integer_weight_is_repetition(loss):
+    arrays, run = v.draw(loss, (5,)), bound(loss)
+    times = np.array([2, 0, 1, 3, 1])
+    repeated = [np.repeat(a, times, axis=0) for a in arrays]
+    close(run(*arrays, weights=times), run(*repeated), 4, 1.0)
+
+
+def test_order_of_units_does_not_matter(loss):
+    arrays, run = v.draw(loss, (7,)), bound(loss)
+    order = np.random.default_rng(0).permutation(7)
+    close(run(*arrays, reduction="none")[order], run(*(a[order] for a in arrays), reduction="none"), 2)
+
+
+def test_uneven_parts_add_up(loss):
+    arrays, run = v.draw(loss, (8,)), bound(loss)
+    where = np.array([True, True, False, True, False, False, True, True])
+    whole = run(*arrays, where=where)
+    parts = [slice(0, 3), slice(3, 4), slice(4, 8)]
+    total = sum(run(*(a[p] for a in arrays), where=where[p], reduction="sum") for p in parts)
+    weight = sum(lossax.unit_weights(where[p].shape, where[p]).sum() for p in parts)
+    close(total / weight, whole, 4, 1.0)
+
+
+# ---- transformations of JAX ------------------------------------------------------------------------------------------
+
+
+def test_eager_jit_vmap_and_batch_axes_agree(loss):
+    arrays, run = v.draw(loss), bound(loss)
+    eager = run(*arrays, reduction="none")
+    close(jax.jit(lambda *a: run(*a, reduction="none"))(*arrays), eager, 4)
+    close(jax.vmap(lambda *a: run(*a, reduction="none"))(*arrays), eager, 4)
+    deeper = [a.reshape(2, 2, *a.shape[1:]) for a in arrays]
+    close(run(*deeper, reduction="none").reshape(UNITS), eager, 4)
+    single = [a[0, 0] for a in arrays]
+    close(run(*single), eager[0, 0], 4)
+
+
+def test_forward_and_reverse_agree(loss):
+    arrays = [a.astype(np.float64) if a.dtype == np.float32 else a for a in v.draw(loss, (3,))]
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(a) for a in arrays]
+        where, run = float_positions(arrays), bound(loss)
+        for argnum in where:
+            f = lambda x, i=argnum: run(*arrays[:i], x, *arrays[i + 1 :])  # noqa: E731
+            forward, reverse = jax.jacfwd(f)(arrays[argnum]), jax.jacrev(f)(arrays[argnum])
+            np.testing.assert_allclose(forward, reverse, rtol=1e-12, atol=1e-14)
+            second = jax.hessian(f)(arrays[argnum])
+            assert np.isfinite(second).all()
+            flat = np.asarray(second).reshape(arrays[argnum].size, -1)
+            np.testing.assert_allclose(flat, flat.T, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_sharded_is_local(loss, kind):
+    arrays, run = v.draw(loss, (16,)), bound(loss)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(kind,))
+    where = float_positions(arrays)
+    step = jax.jit(jax.value_and_grad(lambda *a: run(*a, where=a[0].reshape(16, -1)[:, 0] < 1e9), argnums=where))
+    expected = step(*arrays)
+    with jax.set_mesh(mesh):
+        spread = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("batch"))) for a in arrays]
+        actual = step(*spread)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        close(np.asarray(a), np.asarray(b), 8, 0.1)
+
+
+# ---- hyperparameters -------------------------------------------------------------------------------------------------
+
+
+def test_every_hyperparameter_may_be_traced(loss):
+    arrays = v.draw(loss)
+    for name, value in v.hyperparameters(loss).items():
+        others = {k: x for k, x in v.required(loss).items() if k != name}
+        values = jnp.array([value, 1.0625 * value], jnp.float32)
+        run = lambda x, name=name, others=others: loss(*arrays, **{name: x}, **others)  # noqa: E731
+        swept = jax.vmap(jax.value_and_grad(run))(values)
+        close(swept[0], [run(float(x)) for x in values], 8, 1.0)
+        assert np.isfinite(swept[1]).all(), f"gradient with respect to {name}"
+        assert jax.jit(run)(values[0]).dtype == jnp.float32
+
+
+def test_the_dtype_is_that_of_the_estimate(loss):
+    """Whatever the targets, weights and hyperparameters are made of."""
+    first = v.data_arguments(loss)[0]
+    for dtype, expected in (("float32", "float32"), ("bfloat16", "float32"), ("float16", "float32")):
+        arrays = [jnp.asarray(a) for a in v.draw(loss, dtype=dtype)]
+        where = float_positions(arrays)
+        for other in (np.float64, np.float16, jnp.bfloat16):
+            hyper = {k: np.asarray(x, other) for k, x in (v.hyperparameters(loss) | v.required(loss)).items()}
+            others = [a if i not in where[1:] else np.asarray(a, other) for i, a in enumerate(arrays)]
+            value = loss(*others, **hyper, weights=np.ones(6, other))
+            assert value.dtype == expected, (first, dtype, other)
+        gradients = jax.grad(bound(loss), argnums=where)(*arrays)
+        assert [g.dtype for g in gradients] == [jnp.dtype(dtype)] * len(where)
+    with jax.enable_x64(True):
+        arrays = [jnp.asarray(a, jnp.float64) if a.dtype == np.float32 else a for a in v.draw(loss)]
+        assert bound(loss)(*arrays, weights=np.ones(6, np.float32)).dtype == jnp.float64
+
+
+# ---- loud errors -----------------------------------------------------------------------------------------------------
+
+
+def test_wrong_calls_are_loud(loss):
+    arrays, run = v.draw(loss), bound(loss)
+    names = v.data_arguments(loss)
+    for i in range(1, len(arrays)):
+        for wrong in (arrays[i][:1], arrays[i][:, :1], arrays[i][..., None], arrays[i][:2]):
+            changed = [*arrays[:i], wrong, *arrays[i + 1 :]]
+            with pytest.raises(ValueError, match=names[i]):
+                run(*changed)
+            with pytest.raises(ValueError, match=names[i]):
+                jax.eval_shape(run, *changed)
+    with pytest.raises(TypeError, match=names[0]):
+        run(np.ones_like(arrays[0], np.int32), *arrays[1:])
+    with pytest.raises(TypeError, match="where must be bool"):
+        run(*arrays, where=np.ones(UNITS))
+    with pytest.raises(ValueError, match="where"):
+        run(*arrays, where=np.ones((3, *UNITS), bool))
+    with pytest.raises(ValueError, match="weights"):
+        run(*arrays, weights=np.ones(7))
+    with pytest.raises(ValueError, match="reduction must be one of .*'mean'"):
+        run(*arrays, reduction="avg")
+
+
+def test_python_and_numpy_data_are_accepted(loss):
+    arrays, run = v.draw(loss), bound(loss)
+    expected = run(*(jnp.asarray(a) for a in arrays))
+    close(run(*arrays), expected, 1)
+    close(run(*(a.tolist() for a in arrays)), expected, 1)
+    single = [a[0, 0].tolist() for a in arrays]
+    assert run(*single).shape == ()
+
+
+def test_labels_out_of_range_never_look_plausible(loss):
+    names = v.data_arguments(loss)
+    if "labels" not in names:
+        return
+    arrays, run, at = v.draw(loss, (3,)), bound(loss), names.index("labels")
+    for wrong in (-1, v.CLASSES, -100):
+        arrays[at] = np.array([0, wrong, 1])
+        with pytest.raises(ValueError, match=f"labels must be in .*got {wrong}"):
+            run(*arrays)
+        units = jax.jit(lambda *a: run(*a, reduction="none"))(*arrays)
+        assert np.isnan(units[1])
+        assert np.isfinite(units[::2]).all()
+        assert np.isfinite(run(*arrays, where=np.array([True, False, True])))
+    arrays[at] = np.array([0.0, 1.0, 2.0], np.float32)
+    with pytest.raises(TypeError, match="labels must be integer"):
+        run(*arrays)
+
+
+# ---- numbers: against an exact oracle --------------------------------------------------------------------------------
+
+
+def exact(array):
+    """The numbers of an array as they are, in arbitrary precision."""
+    if np.issubdtype(array.dtype, np.integer):
+        return array
+    return np.vectorize(lambda x: mpmath.mpf(float(x)), otypes=[object])(np.asarray(array, np.float64))
+
+
+def one_sided(oracle, arrays, position, hyper, column):
+    """Left and right derivative of every unit by one component of one argument, by tiny exact differences."""
+    centre = oracle(*arrays, **hyper)
+    out = []
+    for sign in (-1, 1):
+        moved = arrays[position].copy()
+        at = (..., column) if column is not None else ...
+        size = np.vectorize(lambda x: mpmath.mpf(10) ** -60 * max(abs(x), mpmath.mpf(10) ** -30), otypes=[object])
+        size = size(np.where(np.vectorize(mpmath.isfinite)(moved[at]), moved[at], mpmath.mpf(0)))
+        moved[at] = moved[at] + sign * size
+        changed = oracle(*arrays[:position], moved, *arrays[position + 1 :], **hyper)
+        out.append(sign * (changed - centre) / size)
+    return out
+
+
+def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, elementwise_kinks=True):
+    """Value and gradient of every unit against the oracle; what is finite there must be finite here, and right."""
+    oracle = oracles()[loss.__name__]
+    numeric = {k: mpmath.mpf(x) if isinstance(x, float | int) and not isinstance(x, bool) else x for k, x in hyper.items()}
+    exacts = [exact(a) for a in arrays]
+    with mpmath.workdps(150):
+        truth = oracle(*exacts, **numeric)
+    signed = any(t < 0 for t in truth.flat)
+    positions = float_positions(arrays)
+    run = jax.jit(lambda *a: loss(*a, reduction="none", **hyper))
+    values = run(*arrays)
+    gradients = jax.jit(jax.grad(lambda *a: loss(*a, reduction="sum", **hyper), argnums=positions))(*arrays)
+    problems = []
+
+    def describe(index):
+        return [a[index].tolist() for a in arrays]
+
+    for index in np.ndindex(truth.shape):
+        if not mpmath.isfinite(truth[index]) or abs(truth[index]) > LARGEST:
+            continue
+        off = v.ulps(values[index], truth[index], 1.0 if signed else 0.0)
+        if not off <= value_ulps:
+            problems.append(f"value {values[index]} is not {float(truth[index])} ({off:.3g} ulp) at {describe(index)}")
+        if not signed and values[index] < 0:
+            problems.append(f"negative {values[index]} at {describe(index)}")
+    for position, gradient in zip(positions, gradients, strict=True):
+        columns = [None] if gradient.ndim == truth.ndim else range(gradient.shape[-1])
+        sides = []
+        with mpmath.workdps(150):
+            for column in columns:
+                sides.append(one_sided(oracle, exacts, position, numeric, column))
+        for index in np.ndindex(truth.shape):
+            if not mpmath.isfinite(truth[index]) or abs(truth[index]) > LARGEST:
+                continue
+            pairs = [(left[index], right[index]) for left, right in sides]
+            if not all(mpmath.isfinite(x) and abs(x) <= LARGEST for pair in pairs for x in pair):
+                continue
+            largest = max(float(max(abs(x) for x in pair)) for pair in pairs)
+            own = np.atleast_1d(gradient[index])
+            for (left, right), slope in zip(pairs, own, strict=True):
+                scale = max(abs(left), abs(right))
+                if abs(left - right) <= 1e-20 * scale:
+                    if not v.ulps(slope, right, largest) <= gradient_ulps:
+                        problems.append(f"gradient {position}: {slope} is not {float(right)} at {describe(index)}")
+                elif not min(left, right) * (1 + 1e-6) - 1e-30 <= slope <= max(left, right) * (1 + 1e-6) + 1e-30:
+                    low_high = (float(left), float(right))
+                    problems.append(f"gradient {position}: {slope} outside the kink {low_high} at {describe(index)}")
+                elif elementwise_kinks and left < 0 < right and left == -right and slope != 0:
+                    problems.append(f"gradient {position}: {slope} at the kink {describe(index)}")
+    assert not problems, f"{len(problems)} problems:\n" + "\n".join(problems[:12])
+
+
+def variants(loss):
+    """Default hyperparameters, another value of each, and every static choice."""
+    base = v.required(loss)
+    yield base
+    for name, value in v.hyperparameters(loss).items():
+        yield base | {name: value}
+    for name in inspect.signature(loss).parameters:
+        for choice in v.STATIC.get(name, ())[1:]:
+            yield base | {name: choice}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_ordinary_numbers_are_exact(loss, dtype):
+    arrays = v.draw(loss, (12,), dtype=dtype)
+    if dtype != "float32":  # 16 bits are float32 rounded once: the gradient is compared before it is rounded
+        arrays = [a.astype(np.float32) if a.dtype == jnp.dtype(dtype) else a for a in arrays]
+    for hyper in variants(loss) if dtype == "float32" else [v.required(loss)]:
+        compare(loss, arrays, hyper, value_ulps=8, gradient_ulps=8)
+
+
+def test_half_precision_is_float32_rounded_once(loss):
+    for dtype in ("bfloat16", "float16"):
+        half = [jnp.asarray(a) for a in v.draw(loss, (12,), dtype=dtype)]
+        wide = [a.astype(jnp.float32) if a.dtype == dtype else a for a in half]
+        positions, run = float_positions(half), bound(loss)
+        value, gradients = jax.value_and_grad(run, argnums=positions)(*half)
+        expected, wide_gradients = jax.value_and_grad(run, argnums=positions)(*wide)
+        close(value, expected, 2, 1.0)
+        for g, w in zip(gradients, wide_gradients, strict=True):
+            np.testing.assert_array_equal(g, w.astype(dtype))
+
+
+def hostile(loss):
+    """Every combination of the hostile values of a loss's arguments (rows: random rows of them)."""
+    rng = np.random.default_rng(1)
+    names, rows = v.data_arguments(loss), v.unit_axes(loss)
+    pools = [np.array(v.meaning(loss, name)[1] or range(v.CLASSES)) for name in names]
+    if not rows:
+        return [g.ravel().astype(np.float32) for g in np.meshgrid(*pools, indexing="ij")]
+    out = []
+    for name, pool, ordinary in zip(names, pools, v.draw(loss, (96,)), strict=True):
+        if ordinary.ndim == 1:
+            out.append(ordinary)
+        elif name == "logits":
+            out.append(rng.choice(pool, size=ordinary.shape).astype(np.float32))
+        else:  # distributions: one-hot rows, rows with zeros, ordinary rows
+            corners = np.eye(v.CLASSES, dtype=np.float32)[rng.integers(0, v.CLASSES, 96)]
+            holes = np.where(rng.random(ordinary.shape) < 0.5, 0, ordinary).astype(np.float32)
+            kind = rng.integers(0, 3, (96, 1))
+            out.append(np.where(kind == 0, corners, np.where(kind == 1, holes, ordinary)))
+    return out
+
+
+def test_hostile_numbers(loss):
+    for hyper in variants(loss):
+        compare(loss, hostile(loss), hyper, value_ulps=32, gradient_ulps=64)
+
+
+def test_small_numbers_keep_their_digits(loss):
+    """Errors from 1e-15 to 1e15 and confident rows up to gaps of 80: promises L1 and L8."""
+    rng = np.random.default_rng(2)
+    names = v.data_arguments(loss)
+    arrays = v.draw(loss, (64,))
+    if names[:2] == ["predictions", "targets"] and v.family(loss) == "regression":
+        arrays[1] = np.zeros_like(arrays[1])
+        arrays[0] = (rng.choice([-1, 1], 64) * 10 ** rng.uniform(-15, 15, 64)).astype(np.float32)
+    if names[0] == "logits":
+        gaps = np.linspace(0, 80, 64).astype(np.float32)
+        if v.unit_axes(loss):
+            best = np.arange(64) % v.CLASSES
+            arrays[0][np.arange(64), best] += gaps
+            arrays[1] = best if names[1] == "labels" else np.eye(v.CLASSES, dtype=np.float32)[best]
+        else:
+            arrays[0] = np.where(np.arange(64) % 2 == 0, gaps, -gaps)
+            low = -1.0 if names[1] == "signs" else 0.0
+            arrays[1] = np.where(np.arange(64) % 4 < 2, 1.0, low).astype(np.float32)
+    compare(loss, arrays, v.required(loss), value_ulps=8, gradient_ulps=8)
+
+
+def test_missing_classes_and_zero_targets(loss):
+    """Promise L3: 0 log 0 = 0 in value and in first and second derivatives."""
+    names = v.data_arguments(loss)
+    if not v.unit_axes(loss) or names[0] != "logits":
+        return
+    arrays, run = v.draw(loss, (8,)), bound(loss)
+    arrays[0][:, 1] = -np.inf
+    arrays[0][:, 3] = -np.inf
+    if names[1] == "labels":
+        arrays[1] = np.array([0, 2, 4, 0, 2, 4, 0, 2])
+    else:
+        arrays[1][:, [1, 3]] = 0
+        arrays[1] /= arrays[1].sum(axis=1, keepdims=True)
+    left = [a[:, [0, 2, 4]] if a.ndim == 2 else a // 2 for a in arrays]
+    close(run(*arrays), run(*left), 4)
+    positions = float_positions(arrays)
+    f = lambda *floats: run(*floats, *arrays[len(floats) :])  # noqa: E731
+    floats = [jnp.asarray(arrays[i]) for i in positions]
+    for gradient, small in zip(
+        jax.grad(f, argnums=positions)(*floats), jax.grad(run, argnums=positions)(*left), strict=True
+    ):
+        assert np.isfinite(gradient).all()
+        np.testing.assert_allclose(gradient[:, [0, 2, 4]], small, rtol=1e-5, atol=1e-7)
+    ones = [jnp.where(jnp.isfinite(a), 1.0, 0.0) for a in floats]
+    assert all(np.isfinite(x).all() for x in jax.jvp(jax.grad(f, argnums=positions), floats, ones)[1])
+    assert np.isfinite(jax.jvp(f, floats, ones)[1])
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_finite_in_finite_out(loss, data):
+    """No input of ordinary size gives a non-finite value or gradient, nor a negative loss where none can be."""
+    numbers = st.floats(-1e4, 1e4, width=32)
+    pick = {
+        "variances": st.floats(1e-4, 1e4, width=32),
+        "scales": st.floats(2.0**-10, 1e4, width=32),
+        "rates": st.floats(2.0**-10, 1e4, width=32),
+        "log_rates": st.floats(-60, 60, width=32),
+        "log_variances": st.floats(-60, 60, width=32),
+        "probabilities": st.floats(2.0**-20, 1 - 2.0**-20, width=32),
+        "signs": st.sampled_from([-1.0, 1.0]),
+        "labels": st.integers(0, v.CLASSES - 1),
+    }
+    arrays = []
+    for name, ordinary in zip(v.data_arguments(loss), v.draw(loss, (3,)), strict=True):
+        unit = st.floats(0, 1, width=32)
+        if v.family(loss) == "positive" and name in ("predictions", "targets"):
+            strategy = st.floats(2.0**-10, 1e4, width=32)
+        elif name == "targets" and v.family(loss) in ("binary", "multiclass"):
+            strategy = unit
+        else:
+            strategy = pick.get(name, numbers)
+        flat = data.draw(st.lists(strategy, min_size=ordinary.size, max_size=ordinary.size))
+        arrays.append(np.array(flat, ordinary.dtype).reshape(ordinary.shape))
+    value, gradients = jax.value_and_grad(bound(loss), argnums=float_positions(arrays))(*arrays)
+    assert np.isfinite(value)
+    assert all(np.isfinite(g).all() for g in gradients)

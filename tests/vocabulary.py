@@ -1,0 +1,148 @@
+"""What an argument name means, and how to draw it. The registry is the public namespaces themselves.
+
+Adding a loss, an optimizer or a schedule needs no edit here unless it brings an argument with a new name.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import lossax
+
+CLASSES = 5
+LARGEST = float(np.finfo(np.float32).max)
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def public(namespace: Any) -> dict[str, Callable]:
+    """Every public function of a namespace."""
+    return {name: f for name, f in vars(namespace).items() if inspect.isfunction(f) and not name.startswith("_")}
+
+
+def family(function: Callable) -> str:
+    """The file that a function lives in, without its underscore."""
+    return function.__module__.rsplit(".", 1)[1].lstrip("_")
+
+
+LOSSES = public(lossax.losses)
+SCHEDULES = public(lossax.schedules)
+OPTIMIZERS = {n: f for n, f in public(lossax.optimizers).items() if next(iter(inspect.signature(f).parameters)) == "learning_rate"}
+DIRECTIONS = {n: f for n, f in public(lossax.optimizers).items() if n.startswith("scale_by_")}
+
+
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+REAL = (0.0, 1.0, -1.0, 1e-30, -1e-8, 1e-3, 1e4, -1e4, 1e30, LARGEST, -LARGEST)
+POSITIVE = (TINY, 1e-30, 1e-8, 1e-3, 1.0, 1.5, 1e4, 1e15)
+UNIT = (0.0, 1.0, 0.5, 1e-30, 1e-8, 1.0 - 2.0**-24, 0.25)
+LOGS = (-60.0, -8.0, -1e-3, 0.0, 1e-3, 8.0, 60.0)
+LOGITS = (0.0, 1e-8, 1.0, -1.0, 20.0, -20.0, 80.0, 1e4, -1e4, 1e30, LARGEST, -LARGEST)
+
+
+def _normal(rng, units):
+    return rng.normal(size=units)
+
+
+def _positive(rng, units):
+    return np.exp(rng.normal(size=units))
+
+
+def _fractions(rng, units):
+    return rng.uniform(0.02, 0.98, size=units)
+
+
+def _signs(rng, units):
+    return rng.choice([-1.0, 1.0], size=units)
+
+
+def _rows(rng, units):
+    return 2.0 * rng.normal(size=(*units, CLASSES))
+
+
+def _distributions(rng, units):
+    return rng.dirichlet(np.ones(CLASSES), size=units)
+
+
+# Argument name -> (draw, hostile values). A family may give a name a narrower domain.
+ARGUMENTS: dict[str, tuple[Callable, tuple[float, ...]]] = {
+    "predictions": (_normal, REAL),
+    "targets": (_normal, REAL),
+    "variances": (_positive, POSITIVE),
+    "log_variances": (_normal, LOGS),
+    "scales": (_positive, POSITIVE),
+    "rates": (_positive, POSITIVE),
+    "log_rates": (_normal, LOGS),
+    "logits": (_normal, LOGITS),
+    "probabilities": (_fractions, UNIT),
+    "signs": (_signs, (-1.0, 1.0)),
+    "labels": (lambda rng, units: rng.integers(0, CLASSES, size=units), ()),
+}
+FAMILIES: dict[str, dict[str, tuple[Callable, tuple[float, ...]]]] = {
+    "positive": {"predictions": (_positive, POSITIVE), "targets": (_positive, POSITIVE)},
+    "binary": {"targets": (_fractions, UNIT)},
+    "multiclass": {
+        "logits": (_rows, LOGITS),
+        "probabilities": (_distributions, UNIT),
+        "targets": (_distributions, UNIT),
+    },
+}
+# Hyperparameters that a default does not show a value for, and values other than the default.
+HYPERPARAMETERS: dict[str, tuple[Any, ...]] = {
+    "power": (1.5, 1.2),
+}
+STATIC: dict[str, tuple[Any, ...]] = {"full": (False, True)}
+
+
+def data_arguments(loss: Callable) -> list[str]:
+    """The names of the arrays a loss takes."""
+    kinds = inspect.signature(loss).parameters.values()
+    return [p.name for p in kinds if p.kind is not p.KEYWORD_ONLY]
+
+
+def meaning(loss: Callable, name: str) -> tuple[Callable, tuple[float, ...]]:
+    """How to draw an argument of a loss."""
+    known = ARGUMENTS | FAMILIES.get(family(loss), {})
+    assert name in known, f"argument {name!r} is not in tests/vocabulary.py: rename it, or define what it means"
+    return known[name]
+
+
+def draw(loss: Callable, units: tuple[int, ...] = (4, 6), *, seed: int = 0, dtype: Any = jnp.float32) -> list[np.ndarray]:
+    """Ordinary data for a loss, rounded to `dtype` (integers stay)."""
+    rng = np.random.default_rng([seed, *loss.__name__.encode()])
+    arrays = [meaning(loss, name)[0](rng, units) for name in data_arguments(loss)]
+    return [a if np.issubdtype(a.dtype, np.integer) else a.astype(jnp.dtype(dtype)) for a in arrays]
+
+
+def hyperparameters(function: Callable) -> dict[str, float]:
+    """The numeric hyperparameters of a function, with a value for each that is not its default."""
+    found = {}
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is not p.KEYWORD_ONLY or p.name in ("where", "weights", "reduction"):
+            continue
+        if p.name in HYPERPARAMETERS:
+            found[p.name] = HYPERPARAMETERS[p.name][0]
+        elif isinstance(p.default, int | float) and not isinstance(p.default, bool):
+            found[p.name] = 0.75 * p.default if p.default else 0.125
+    return found
+
+
+def required(function: Callable) -> dict[str, float]:
+    """Values for the keyword arguments that have no default."""
+    kinds = inspect.signature(function).parameters.values()
+    return {p.name: HYPERPARAMETERS[p.name][0] for p in kinds if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+
+
+def unit_axes(loss: Callable) -> int:
+    """How many trailing axes of the first array belong to one unit."""
+    arrays = draw(loss, (2,))
+    return arrays[0].ndim - np.ndim(loss(*arrays, **required(loss), reduction="none"))
+
+
+def ulps(value: Any, exact: Any, floor: float = 0.0) -> float:
+    """Distance in units in the last place of float32 at `exact` (or at `floor`, if that is larger)."""
+    size = max(abs(float(exact)), floor, TINY)
+    return abs(float(exact) - float(value)) / 2.0 ** (math.floor(math.log2(size)) - 23)
