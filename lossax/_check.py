@@ -114,6 +114,11 @@ def nonnegative(**values: Any) -> None:
     _values("nonnegative", lambda v: v >= 0, values)
 
 
+def at_least(least: float, **values: Any) -> None:
+    """Raises unless every known value is `least` or above."""
+    _values(f"at least {least:g}", lambda v: v >= least, values)
+
+
 def fraction(**values: Any) -> None:
     """Raises unless every known value is in [0, 1]."""
     _values("in [0, 1]", lambda v: (v >= 0) & (v <= 1), values)
@@ -145,6 +150,13 @@ def choice(options: Iterable[str], **values: Any) -> None:
         if value not in options:
             near = get_close_matches(str(value), options, n=3, cutoff=0.3) or options
             raise ValueError(f"{name} must be one of {near}, got {value!r}")
+
+
+def transformation(**values: Any) -> None:
+    """Raises unless every value is a pair of `init` and `update`."""
+    for name, value in values.items():
+        if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+            raise TypeError(f"{name} must be a transformation (init, update), got {value!r}")
 
 
 def domain(requirement: str, inside: Callable[[Any], Any], **arrays: Any) -> jax.Array:

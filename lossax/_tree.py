@@ -101,17 +101,42 @@ def mass(average: jax.Array, decay: Any) -> jax.Array:
     return jnp.asarray(decay, average.dtype) * average + jnp.asarray(1.0 - decay, average.dtype)
 
 
+def parts(f: Callable[[jax.Array], jax.Array], leaf: jax.Array) -> jax.Array:
+    """Maps a real leaf, or the real and the imaginary part of a complex one."""
+    return jax.lax.complex(f(leaf.real), f(leaf.imag)) if jnp.iscomplexobj(leaf) else f(leaf)
+
+
+def over_unit(x: jax.Array, unit: jax.Array) -> jax.Array:
+    """Divides x; by an infinite unit it leaves the sign of what is infinite, and 0 of the rest."""
+    unit = jnp.maximum(unit, jnp.finfo(x.dtype).tiny)
+    return jnp.where(jnp.isinf(unit), jnp.where(jnp.isinf(x), jnp.sign(x), jnp.zeros_like(x)), x / unit)
+
+
+def scaled_norm(tree: PyTree) -> tuple[jax.Array, jax.Array]:
+    """A power of two, and the Euclidean norm of all numbers divided by it, which neither overflows nor underflows.
+
+    The unit has no derivative, and is infinite if a number is.
+    """
+    halves = []
+    for leaf in numbers(tree):
+        halves += [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
+    if not halves:
+        return jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
+    dtype = max((half.dtype for half in halves), key=lambda dtype: dtype.itemsize)
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(half), initial=0.0).astype(dtype) for half in halves]))
+    largest = jax.lax.stop_gradient(largest)
+    # Rounded to no fraction it is a power of two, so dividing by it is exact. Of a quarter, and not too small: neither
+    # its inverse nor a square nor a derivative may be a subnormal number, which many devices take for 0.
+    unit = jax.lax.reduce_precision(0.25 * largest, jnp.finfo(dtype).nexp, 0)
+    unit = jnp.where(jnp.isfinite(largest), jnp.maximum(unit, 2.0**26 * jnp.finfo(dtype).tiny), largest)
+    total = sum((jnp.sum(jnp.square(over_unit(half.astype(dtype), unit))) for half in halves), jnp.zeros((), dtype))
+    return unit, _numerics.sqrt(total)
+
+
 def norm(tree: PyTree) -> jax.Array:
     """Euclidean norm of all numbers, float32 at least; cannot overflow before its value does; gradient 0 at 0."""
-    leaves = [jnp.abs(leaf) if jnp.iscomplexobj(leaf) else leaf for leaf in numbers(tree)]
-    if not leaves:
-        return jnp.zeros((), jnp.float32)
-    dtype = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize)
-    largest = [jnp.max(jnp.abs(leaf), initial=0.0).astype(dtype) for leaf in leaves]
-    unit = jax.lax.stop_gradient(jnp.max(jnp.stack(largest)))
-    unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, jnp.ones_like(unit))
-    total = sum((jnp.sum(jnp.square(leaf.astype(dtype) / unit)) for leaf in leaves), jnp.zeros((), dtype))
-    return unit * _numerics.sqrt(total)
+    unit, length = scaled_norm(tree)
+    return unit * length
 
 
 def increment(step: jax.Array) -> jax.Array:

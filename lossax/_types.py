@@ -11,11 +11,11 @@ Reduction = Literal["mean", "sum", "none"]
 PyTree = Any
 """Any nesting of containers: parameters, gradients, states."""
 
-Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 """A number as a function of the step."""
 
-Hyperparameter = jax.typing.ArrayLike | Schedule
-"""A float, a scalar array, a tracer, or a schedule of the step."""
+Hyperparameter = jax.typing.ArrayLike | Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+"""A float, a scalar array, a tracer, or any function of the step."""
 
 Mask = PyTree | Callable[[PyTree], PyTree]
 """Booleans in the structure of the parameters, or a function of the parameters that returns them."""

@@ -1,6 +1,29 @@
 """Optimizers: one file per algorithm, each its state, its direction `scale_by_x` and the optimizer `x`."""
 
+from lossax.optimizers._adafactor import AdafactorState as AdafactorState
+from lossax.optimizers._adafactor import FactoredMoment as FactoredMoment
+from lossax.optimizers._adafactor import adafactor as adafactor
+from lossax.optimizers._adafactor import relative_step as relative_step
+from lossax.optimizers._adafactor import scale_by_adafactor as scale_by_adafactor
+from lossax.optimizers._adagrad import AdagradState as AdagradState
+from lossax.optimizers._adagrad import adagrad as adagrad
+from lossax.optimizers._adagrad import scale_by_adagrad as scale_by_adagrad
 from lossax.optimizers._adam import AdamState as AdamState
 from lossax.optimizers._adam import adam as adam
 from lossax.optimizers._adam import adamw as adamw
 from lossax.optimizers._adam import scale_by_adam as scale_by_adam
+from lossax.optimizers._lion import LionState as LionState
+from lossax.optimizers._lion import lion as lion
+from lossax.optimizers._lion import scale_by_lion as scale_by_lion
+from lossax.optimizers._nadam import NadamState as NadamState
+from lossax.optimizers._nadam import nadam as nadam
+from lossax.optimizers._nadam import scale_by_nadam as scale_by_nadam
+from lossax.optimizers._rmsprop import RmspropState as RmspropState
+from lossax.optimizers._rmsprop import rmsprop as rmsprop
+from lossax.optimizers._rmsprop import scale_by_rmsprop as scale_by_rmsprop
+from lossax.optimizers._sgd import SgdState as SgdState
+from lossax.optimizers._sgd import scale_by_sgd as scale_by_sgd
+from lossax.optimizers._sgd import sgd as sgd
+from lossax.optimizers._sophia import SophiaState as SophiaState
+from lossax.optimizers._sophia import scale_by_sophia as scale_by_sophia
+from lossax.optimizers._sophia import sophia as sophia

@@ -71,15 +71,16 @@ def scale_by_adam(
     def update(updates: PyTree, state: AdamState, params: PyTree | None = None):
         del params
         decay1, decay2 = _hyper.at(state.step, b1), _hyper.at(state.step, b2)
-        mu = _tree.moment(updates, state.mu, decay1)
+        mu = _tree.moment(updates, jax.tree.map(_tree.widen, state.mu), decay1)
         nu = _tree.moment(updates, state.nu, decay2, order=2)
         mu_mass, nu_mass = _tree.mass(state.mu_mass, decay1), _tree.mass(state.nu_mass, decay2)
 
         def direction(_, m, v, mu_mass, nu_mass, eps, eps_root):
-            return (m / mu_mass) / (_numerics.sqrt(v / nu_mass + eps_root) + eps)
+            return _numerics.divide(m / mu_mass, _numerics.sqrt(v / nu_mass + eps_root) + eps)
 
         scalars = (mu_mass, nu_mass, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))
         directions = _tree.map(direction, updates, mu, nu, scalars=scalars)
+        mu = _tree.cast_like(mu, state.mu)
         return _tree.cast_like(directions, updates), AdamState(_tree.increment(state.step), mu, nu, mu_mass, nu_mass)
 
     return optax.GradientTransformation(init, update)

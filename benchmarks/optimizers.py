@@ -1,0 +1,58 @@
+"""One step of every optimizer that Optax also has: same parameters, same gradients, state donated."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import lossax
+from benchmarks.measure import Case
+
+SHAPES = {"6 x 2048x2048": (6, 2048, 2048), "200 x 256x256": (200, 256, 256), "1000 x 64x64": (1000, 64, 64)}
+PEERS = {
+    "sgd": (lambda: lossax.optimizers.sgd(1e-3), lambda: optax.sgd(1e-3)),
+    "sgd with momentum": (
+        lambda: lossax.optimizers.sgd(1e-3, momentum=0.9, nesterov=True),
+        lambda: optax.sgd(1e-3, momentum=0.9, nesterov=True),
+    ),
+    "rmsprop": (lambda: lossax.optimizers.rmsprop(1e-3), lambda: optax.rmsprop(1e-3)),
+    "adagrad": (lambda: lossax.optimizers.adagrad(1e-3), lambda: optax.adagrad(1e-3)),
+    "adam": (lambda: lossax.optimizers.adam(1e-3), lambda: optax.adam(1e-3)),
+    "adamw": (lambda: lossax.optimizers.adamw(1e-3), lambda: optax.adamw(1e-3)),
+    "nadam": (lambda: lossax.optimizers.nadam(1e-3), lambda: optax.nadam(1e-3)),
+    "lion": (lambda: lossax.optimizers.lion(1e-3), lambda: optax.lion(1e-3)),
+    "adafactor": (lambda: lossax.optimizers.adafactor(1e-3), lambda: optax.adafactor(1e-3)),
+}
+
+
+def step(tx):
+    def update(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return update
+
+
+def arguments(tx, count, rows, columns):
+    def make():
+        keys = jax.random.split(jax.random.key(0), 2 * count)
+        params = [jax.random.normal(k, (rows, columns)) for k in keys[:count]]
+        gradients = [jax.random.normal(k, (rows, columns)) for k in keys[count:]]
+        return params, jax.tree.map(jnp.copy, tx.init(params)), gradients
+
+    return make
+
+
+def cases() -> Iterator[Case]:
+    for label, shape in SHAPES.items():
+        for name, (ours, theirs) in PEERS.items():
+            mine, peer = ours(), theirs()
+            yield Case(
+                name=f"{name}, {label}",
+                make_arguments=arguments(mine, *shape),
+                ours=step(mine),
+                peer=step(peer),
+                make_peer_arguments=arguments(peer, *shape),
+                donate=(0, 1),
+            )

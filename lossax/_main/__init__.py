@@ -1,0 +1,1 @@
+"""The parts of the main job, `python -m lossax`. Needs Flax, which `import lossax` does not."""

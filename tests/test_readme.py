@@ -1,0 +1,110 @@
+"""The README tells the truth: its code runs, its names exist, its tables are those of the library.
+
+`python -m tests.test_readme` writes the tables anew.
+"""
+
+import ast
+import inspect
+import json
+import pathlib
+import re
+
+import pytest
+
+import lossax
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = ROOT / "README.md"
+NAMESPACES = ("losses", "regularizers", "schedules", "transforms", "optimizers")
+
+
+def functions(namespace):
+    return {name: f for name, f in vars(namespace).items() if inspect.isfunction(f) and not name.startswith("_")}
+
+
+def summary(f):
+    return (inspect.getdoc(f) or "").partition("\n")[0]
+
+
+def table(head, rows):
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def catalogue():
+    """One table per namespace: every public function with the first line of its docstring."""
+    doors = {name: f for name, f in functions(lossax).items() if f.__module__.startswith("lossax")}
+    spaces = {"lossax": doors} | {f"lossax.{name}": functions(getattr(lossax, name)) for name in NAMESPACES}
+    parts = []
+    for space, found in spaces.items():
+        rows = [(f"`{name}`", summary(f).replace("|", "\\|")) for name, f in found.items()]
+        if rows:
+            parts.append(f"### `{space}`\n\n{table(('Name', 'What it is'), rows)}")
+    return "\n\n".join(parts)
+
+
+def benchmarks():
+    """The rows of benchmarks/results.json."""
+    path = ROOT / "benchmarks" / "results.json"
+    if not path.exists():
+        return ""
+    results = json.loads(path.read_text())
+
+    def number(value, digits=2):
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    def row(r):
+        times = [number(r["lossax_ms"]), number(r.get("peer_ms")), number(r.get("ratio"))]
+        memory = ["-" if r.get(k) is None else f"{r[k] / 2**20:.1f}" for k in ("lossax_bytes", "peer_bytes")]
+        return [r["case"], r["peer"] or "-", *times, *memory]
+
+    head = ("Case", "Peer", "lossax, ms", "peer, ms", "ratio", "lossax, MiB", "peer, MiB")
+    about = ", ".join(f"{key} {value}" for key, value in results["about"].items())
+    return f"{table(head, map(row, results['rows']))}\n\n({about})"
+
+
+SECTIONS = {"catalogue": catalogue, "benchmarks": benchmarks}
+
+
+def with_section(text, name, content):
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    return f"{head}{begin}\n{content}\n{end}{tail}" if content else f"{head}{begin}\n{end}{tail}"
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_tables_are_current(name):
+    text = README.read_text()
+    assert with_section(text, name, SECTIONS[name]()) == text, "run: python -m tests.test_readme"
+
+
+def test_names_exist():
+    """`losses.huber` and the like, wherever they are said."""
+    prose = re.sub(r"```sh.*?```", "", README.read_text(), flags=re.S)
+    said = set(re.findall(rf"\b({'|'.join(NAMESPACES)})\.([a-z]\w*)", prose))
+    assert said
+    missing = [f"{space}.{name}" for space, name in said if not hasattr(getattr(lossax, space), name)]
+    assert not missing
+
+
+def test_code_runs():
+    """All blocks, in order, in one scope. A line `expression  # literal` must have that value."""
+    pytest.importorskip("flax")
+    scope = {}
+    for block in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S):
+        exec(compile(block, "README.md", "exec"), scope)
+        for expression, value in re.findall(r"^(\S.*?)  # (.+)$", block, flags=re.M):
+            assert eval(expression, scope) == pytest.approx(ast.literal_eval(value), abs=1e-6), expression
+
+
+def test_files_exist():
+    for path in re.findall(r"`((?:lossax|tests|notebooks|benchmarks|\.ci)/[\w./]+)`", README.read_text()):
+        assert (ROOT / path).exists() or path == "benchmarks/results.json", path
+
+
+if __name__ == "__main__":
+    text = README.read_text()
+    for name, make in SECTIONS.items():
+        text = with_section(text, name, make())
+    README.write_text(text)
