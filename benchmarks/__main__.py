@@ -53,7 +53,8 @@ def main():
     parser.add_argument("--no-write", action="store_true", help="do not touch results.json")
     options = parser.parse_args()
     rows = []
-    print(f"{'case':<52} {'peer':>6} {'ms':>9} {'peer':>9} {'ratio':>6} {'temp MiB':>9} {'peer':>9} {'compile':>7} {'peer':>7}")
+    heads = f"{'ms':>9} {'peer':>9} {'ratio':>6} {'temp MiB':>9} {'peer':>9} {'compile':>7} {'peer':>7}"
+    print(f"{'case':<52} {'peer':>6} {heads}")
     for group, module in GROUPS.items():
         for case in module.cases():
             title = f"{group}: {case.name}"

@@ -68,7 +68,9 @@ def cases() -> Iterator[Case]:
     yield regression("huber", losses.huber, optax.losses.huber_loss, "huber_loss")
     yield regression("smooth_l1", losses.smooth_l1, None, "smooth_l1_loss")
     yield regression("log_cosh", losses.log_cosh, optax.losses.log_cosh)
-    yield regression("poisson_nll_with_log_rates", losses.poisson_nll_with_log_rates, None, "poisson_nll_loss", positive=True)
+    yield regression(
+        "poisson_nll_with_log_rates", losses.poisson_nll_with_log_rates, None, "poisson_nll_loss", positive=True
+    )
     sigmoid = losses.sigmoid_binary_cross_entropy
     bce = "binary_cross_entropy_with_logits"
     yield regression("sigmoid_binary_cross_entropy", sigmoid, optax.losses.sigmoid_binary_cross_entropy, bce)

@@ -75,7 +75,11 @@ def compare(case: Case, rounds: int) -> Iterator[dict]:
             run()
             seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    own = {"lossax_ms": 1e3 * median["lossax"], "lossax_bytes": ours.temporary_bytes, "lossax_compile_s": ours.compile_seconds}
+    own = {
+        "lossax_ms": 1e3 * median["lossax"],
+        "lossax_bytes": ours.temporary_bytes,
+        "lossax_compile_s": ours.compile_seconds,
+    }
     for name in runs:
         if name == "lossax":
             if len(runs) == 1:

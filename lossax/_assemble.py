@@ -28,7 +28,7 @@ def _rate_and_decay(
         step = jnp.zeros((), jnp.int32)
         return AssembleState(step, rate_at(step))
 
-    def update(updates: PyTree, state: AssembleState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         rate = _hyper.at(state.step, learning_rate)
         new_state = AssembleState(_tree.increment(state.step), rate_at(state.step))
         if _hyper.is_zero(weight_decay):
@@ -86,7 +86,7 @@ def assemble(
       Loshchilov and Hutter, *Decoupled weight decay regularization*, 2019.
     """
     _check.nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
-    wide = optax.stateless(lambda updates, params: _tree.map(lambda u: u, updates))
+    wide = optax.stateless(lambda updates, _: _tree.map(lambda u: u, updates))
     return optax.chain(wide, direction, _rate_and_decay(learning_rate, weight_decay, weight_decay_mask, independent))
 
 
@@ -96,7 +96,7 @@ def learning_rate(state: Any) -> jax.Array:
     Before the first step it is the rate that step will use.
 
     Args:
-      state: State of a lossax optimizer, however deep in chains and wrappers.
+      state: State of a lossax optimizer, however deep in chains and wrappers; of Flax NNX `optimizer.opt_state`.
 
     Returns:
       Float scalar.
@@ -116,4 +116,4 @@ def learning_rate(state: Any) -> jax.Array:
             f"state must hold one learning rate, found {len(rates)}; "
             "optax.tree.get_all_with_path(state, 'learning_rate') lists them"
         )
-    return rates[0]
+    return jnp.asarray(rates[0])  # Flax NNX keeps it in a variable

@@ -11,7 +11,7 @@ from lossax._types import Hyperparameter
 
 def default_float() -> Any:
     """float32, or float64 where JAX is told to use it."""
-    return jnp.zeros((), float).dtype if jax.config.jax_enable_x64 else jnp.dtype("float32")
+    return jax.dtypes.canonicalize_dtype(float)
 
 
 def at(step: jax.typing.ArrayLike, value: Hyperparameter) -> Any:

@@ -154,7 +154,7 @@ def stirling_rest(x: jax.Array) -> jax.Array:
 
 
 def log_factorial(x: jax.Array) -> jax.Array:
-    """log Gamma(x + 1) for 0 <= x <= 1, exact around its zeros at both ends, where `lax.lgamma` is off by 4 ulp of 1."""
+    """log Gamma(x + 1) for 0 <= x <= 1, exact around its zeros at both ends, where `lax.lgamma` loses 4 ulp of 1."""
     low = x < 0.5
     x = jnp.where(low, x, x - 1.0)
     total = jnp.zeros_like(x)

@@ -68,9 +68,7 @@ def masked(where: Any, *arrays: Any, event: int = 0, fill: float = 0.0) -> tuple
     return tuple(out)
 
 
-def unit_weights(
-    shape: tuple[int, ...], where: Any = None, weights: Any = None, *, dtype: Any = None
-) -> jax.Array:
+def unit_weights(shape: tuple[int, ...], where: Any = None, weights: Any = None, *, dtype: Any = None) -> jax.Array:
     """The weight of each unit: `weights` where kept, 0 where not.
 
     With `reduction="sum"` it gives the pair (total, weight) whose sums over micro-batches or devices make an exact

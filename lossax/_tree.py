@@ -1,8 +1,8 @@
 """Arithmetic on trees of parameters, under strict dtype promotion.
 
-Only floating and complex leaves are numbers here. Everything else that may stand in a model (`None`, functions, strings,
-integers) passes through unchanged, so gradients, states and unfiltered models line up. 16-bit leaves are computed with
-in float32.
+Only floating and complex leaves are numbers here. Everything else that may stand in a model (`None`, functions,
+strings, integers) passes through unchanged, so gradients, states and unfiltered models line up. 16-bit leaves are
+computed with in float32.
 """
 
 import re
@@ -141,7 +141,7 @@ def norm(tree: PyTree) -> jax.Array:
 
 def increment(step: jax.Array) -> jax.Array:
     """step + 1, stopping at the largest int32."""
-    return optax.safe_increment(step)
+    return jnp.asarray(optax.safe_increment(step))
 
 
 def path_string(path: tuple[Any, ...]) -> str:
@@ -213,5 +213,3 @@ def require_params(params: PyTree | None, why: str) -> None:
     """Raises unless parameters were handed to `update`."""
     if params is None:
         raise ValueError(f"update(updates, state, params) needs params: {why}")
-
-

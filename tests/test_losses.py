@@ -32,7 +32,7 @@ def float_positions(arrays):
     return tuple(i for i, a in enumerate(arrays) if not np.issubdtype(a.dtype, np.integer))
 
 
-def spoil(array, keep, axes, value):
+def spoil(array, keep, value):
     """The array with garbage in the units that are not kept."""
     keep = keep.reshape(keep.shape + (1,) * (array.ndim - keep.ndim))
     if np.issubdtype(array.dtype, np.integer):
@@ -83,9 +83,8 @@ def test_masked_is_dropped(loss):
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, LARGEST])
 def test_masked_units_do_not_exist(loss, garbage):
     clean = v.draw(loss)
-    axes = v.unit_axes(loss)
-    spoiled = [spoil(a, KEEP, axes, garbage) for a in clean]
-    weights, bad_weights = WEIGHTS, spoil(WEIGHTS, KEEP, 0, garbage)
+    spoiled = [spoil(a, KEEP, garbage) for a in clean]
+    weights, bad_weights = WEIGHTS, spoil(WEIGHTS, KEEP, garbage)
     where = float_positions(clean)
     hyper = v.hyperparameters(loss) | v.required(loss)
 
@@ -119,7 +118,7 @@ def test_masked_units_do_not_exist(loss, garbage):
 
 
 def test_nothing_kept_is_zero(loss):
-    arrays = [spoil(a, np.zeros(UNITS, bool), 0, np.nan) for a in v.draw(loss)]
+    arrays = [spoil(a, np.zeros(UNITS, bool), np.nan) for a in v.draw(loss)]
     where, run = float_positions(arrays), bound(loss)
     for reduction in ("mean", "sum"):
         value, gradients = jax.value_and_grad(run, argnums=where)(*arrays, where=False, reduction=reduction)
@@ -251,7 +250,7 @@ def test_wrong_calls_are_loud(loss):
         run(*arrays, where=np.ones((3, *UNITS), bool))
     with pytest.raises(ValueError, match="weights"):
         run(*arrays, weights=np.ones(7))
-    with pytest.raises(ValueError, match="reduction must be one of .*'mean'"):
+    with pytest.raises(ValueError, match=r"reduction must be one of .*'mean'"):
         run(*arrays, reduction="avg")
 
 
@@ -310,7 +309,12 @@ def one_sided(oracle, arrays, position, hyper, column):
 def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, elementwise_kinks=True):
     """Value and gradient of every unit against the oracle; what is finite there must be finite here, and right."""
     oracle = oracles()[loss.__name__]
-    numeric = {k: mpmath.mpf(x) if isinstance(x, float | int) and not isinstance(x, bool) else x for k, x in hyper.items()}
+    shown = {
+        name: p.default
+        for name, p in inspect.signature(loss).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and isinstance(p.default, float)
+    }
+    numeric = {k: x if isinstance(x, bool) else mpmath.mpf(x) for k, x in (shown | hyper).items()}
     exacts = [exact(a) for a in arrays]
     with mpmath.workdps(150):
         truth = oracle(*exacts, **numeric)
@@ -328,7 +332,7 @@ def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, elementwise_kinks
         if not mpmath.isfinite(truth[index]) or abs(truth[index]) > LARGEST:
             continue
         off = v.ulps(values[index], truth[index], 1.0 if signed else 0.0)
-        if not off <= value_ulps:
+        if not off <= value_ulps and not abs(float(values[index]) - float(truth[index])) <= 2 * v.TINY:
             problems.append(f"value {values[index]} is not {float(truth[index])} ({off:.3g} ulp) at {describe(index)}")
         if not signed and values[index] < 0:
             problems.append(f"negative {values[index]} at {describe(index)}")
@@ -338,6 +342,26 @@ def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, elementwise_kinks
         with mpmath.workdps(150):
             for column in columns:
                 sides.append(one_sided(oracle, exacts, position, numeric, column))
+
+        def slack(index, column, position=position):
+            """How far the exact derivative moves when every argument is rounded once: no more can be had."""
+            unit = [a[tuple(slice(i, i + 1) for i in index)] for a in exacts]
+            step = 1 + mpmath.mpf(2) ** -24
+            with mpmath.workdps(150):
+                here = one_sided(oracle, unit, position, numeric, column)[1].flat[0]
+                near = [
+                    one_sided(
+                        oracle, [a * step if j == i else a for j, a in enumerate(unit)], position, numeric, column
+                    )
+                    for i in positions
+                ]
+                near += [
+                    one_sided(oracle, unit, position, numeric | {k: x * step}, column)
+                    for k, x in numeric.items()
+                    if isinstance(x, mpmath.mpf)
+                ]
+                return float(sum((abs(right.flat[0] - here) for _, right in near), mpmath.mpf(0)))
+
         for index in np.ndindex(truth.shape):
             if not mpmath.isfinite(truth[index]) or abs(truth[index]) > LARGEST:
                 continue
@@ -346,12 +370,13 @@ def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, elementwise_kinks
                 continue
             largest = max(float(max(abs(x) for x in pair)) for pair in pairs)
             own = np.atleast_1d(gradient[index])
-            for (left, right), slope in zip(pairs, own, strict=True):
+            for column, (left, right), slope in zip(columns, pairs, own, strict=True):
                 scale = max(abs(left), abs(right))
                 if abs(left - right) <= 1e-20 * scale:
-                    if not v.ulps(slope, right, largest) <= gradient_ulps:
+                    right_enough = v.ulps(slope, right, largest) <= gradient_ulps
+                    if not right_enough and not abs(slope - float(right)) <= 2 * v.TINY + 8 * slack(index, column):
                         problems.append(f"gradient {position}: {slope} is not {float(right)} at {describe(index)}")
-                elif not min(left, right) * (1 + 1e-6) - 1e-30 <= slope <= max(left, right) * (1 + 1e-6) + 1e-30:
+                elif not min(left, right) - 1e-6 * scale <= slope <= max(left, right) + 1e-6 * scale:
                     low_high = (float(left), float(right))
                     problems.append(f"gradient {position}: {slope} outside the kink {low_high} at {describe(index)}")
                 elif elementwise_kinks and left < 0 < right and left == -right and slope != 0:
@@ -472,7 +497,7 @@ def test_finite_in_finite_out(loss, data):
     """No input of ordinary size gives a non-finite value or gradient, nor a negative loss where none can be."""
     numbers = st.floats(-1e4, 1e4, width=32)
     pick = {
-        "variances": st.floats(1e-4, 1e4, width=32),
+        "variances": st.floats(2.0**-13, 1e4, width=32),
         "scales": st.floats(2.0**-10, 1e4, width=32),
         "rates": st.floats(2.0**-10, 1e4, width=32),
         "log_rates": st.floats(-60, 60, width=32),

@@ -472,7 +472,7 @@ def test_freezing_all_and_nothing():
 
 
 def test_extra_arguments_go_through():
-    scale = lambda updates, state, params, *, value, **_: (jax.tree.map(lambda u: value * u, updates), state)  # noqa: E731, ARG005
+    scale = lambda updates, state, params, *, value, **_: (jax.tree.map(lambda u: value * u, updates), state)  # noqa: E731
     inner = optax.GradientTransformationExtraArgs(lambda _: (), scale)
     for wrap in (lambda tx: transforms.freeze(tx, BIASES), transforms.skip_nonfinite, transforms.average_parameters):
         tx = wrap(inner)

@@ -30,8 +30,9 @@ def family(function: Callable) -> str:
 
 LOSSES = public(lossax.losses)
 SCHEDULES = public(lossax.schedules)
-OPTIMIZERS = {n: f for n, f in public(lossax.optimizers).items() if next(iter(inspect.signature(f).parameters)) == "learning_rate"}
-DIRECTIONS = {n: f for n, f in public(lossax.optimizers).items() if n.startswith("scale_by_")}
+_UPDATES = public(lossax.optimizers)
+OPTIMIZERS = {n: f for n, f in _UPDATES.items() if [*inspect.signature(f).parameters][:1] == ["learning_rate"]}
+DIRECTIONS = {n: f for n, f in _UPDATES.items() if n.startswith("scale_by_")}
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
@@ -93,8 +94,11 @@ FAMILIES: dict[str, dict[str, tuple[Callable, tuple[float, ...]]]] = {
 # Hyperparameters that a default does not show a value for, and values other than the default.
 HYPERPARAMETERS: dict[str, tuple[Any, ...]] = {
     "power": (1.5, 1.2),
+    "alpha": (0.25,),
+    "soft_cap": (30.0,),
+    "ratio": (0.5,),
 }
-STATIC: dict[str, tuple[Any, ...]] = {"full": (False, True)}
+STATIC: dict[str, tuple[Any, ...]] = {"full": (False, True), "squared": (False, True)}
 
 
 def data_arguments(loss: Callable) -> list[str]:
@@ -110,7 +114,9 @@ def meaning(loss: Callable, name: str) -> tuple[Callable, tuple[float, ...]]:
     return known[name]
 
 
-def draw(loss: Callable, units: tuple[int, ...] = (4, 6), *, seed: int = 0, dtype: Any = jnp.float32) -> list[np.ndarray]:
+def draw(
+    loss: Callable, units: tuple[int, ...] = (4, 6), *, seed: int = 0, dtype: Any = jnp.float32
+) -> list[np.ndarray]:
     """Ordinary data for a loss, rounded to `dtype` (integers stay)."""
     rng = np.random.default_rng([seed, *loss.__name__.encode()])
     arrays = [meaning(loss, name)[0](rng, units) for name in data_arguments(loss)]
@@ -125,6 +131,8 @@ def hyperparameters(function: Callable) -> dict[str, float]:
             continue
         if p.name in HYPERPARAMETERS:
             found[p.name] = HYPERPARAMETERS[p.name][0]
+        elif p.annotation is int:  # sets structure
+            continue
         elif isinstance(p.default, int | float) and not isinstance(p.default, bool):
             found[p.name] = 0.75 * p.default if p.default else 0.125
     return found

@@ -13,7 +13,9 @@ from lossax.losses._multiclass import multiclass_hinge as multiclass_hinge
 from lossax.losses._multiclass import multiclass_perceptron as multiclass_perceptron
 from lossax.losses._multiclass import poly1 as poly1
 from lossax.losses._multiclass import softmax_cross_entropy as softmax_cross_entropy
-from lossax.losses._multiclass import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
+from lossax.losses._multiclass import (
+    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+)
 from lossax.losses._multiclass import softmax_focal as softmax_focal
 from lossax.losses._multiclass import weston_watkins_hinge as weston_watkins_hinge
 from lossax.losses._positive import gamma_deviance as gamma_deviance

@@ -34,7 +34,7 @@ def _factored_axes(shape: tuple[int, ...], factored: str, least: int) -> tuple[i
     if factored == "none" or len(shape) < 2:
         return None
     by_size = sorted(range(len(shape)), key=lambda axis: shape[axis])
-    row, column = by_size[-2:] if factored == "largest" else (len(shape) - 2, len(shape) - 1)
+    row, column = sorted(by_size[-2:]) if factored == "largest" else (len(shape) - 2, len(shape) - 1)
     return (row, column) if min(shape[row], shape[column]) >= least else None
 
 
@@ -118,7 +118,7 @@ def scale_by_adafactor(
             mu=None if momentum is None else _tree.zeros_like(params, dtype=mu_dtype),
         )
 
-    def update(updates: PyTree, state: AdafactorState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         if multiply_by_parameter_scale:
             _tree.require_params(params, "multiply_by_parameter_scale=True makes steps relative to them")
         start = _hyper.scalar(_hyper.at(state.step, decay_offset))

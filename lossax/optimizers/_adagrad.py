@@ -1,6 +1,6 @@
 """Adagrad."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def scale_by_adagrad(
             step, _tree.map(lambda v, start: v + start, _tree.zeros_like(params, real=True), scalars=start)
         )
 
-    def update(updates: PyTree, state: AdagradState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         nu = _tree.map(lambda v, g: v + _tree.square(g), state.nu, updates)
 

@@ -68,7 +68,7 @@ def scale_by_adam(
             nu_mass=jnp.zeros((), _hyper.default_float()),
         )
 
-    def update(updates: PyTree, state: AdamState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         decay1, decay2 = _hyper.at(state.step, b1), _hyper.at(state.step, b2)
         mu = _tree.moment(updates, jax.tree.map(_tree.widen, state.mu), decay1)

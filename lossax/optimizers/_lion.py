@@ -54,7 +54,7 @@ def scale_by_lion(
     def init(params: PyTree) -> LionState:
         return LionState(jnp.zeros((), jnp.int32), _tree.zeros_like(params, dtype=mu_dtype))
 
-    def update(updates: PyTree, state: LionState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         share = _hyper.at(state.step, b1)
 

@@ -74,7 +74,7 @@ def scale_by_nadam(
             nu_mass=jnp.zeros((), _hyper.default_float()),
         )
 
-    def update(updates: PyTree, state: NadamState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         step = _tree.increment(state.step)
         decay1, decay2 = _hyper.at(state.step, b1), _hyper.at(state.step, b2)

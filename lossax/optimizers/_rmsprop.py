@@ -1,6 +1,6 @@
 """RMSprop: plain, centred, with momentum."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def scale_by_rmsprop(
             trace=None if momentum is None else _tree.zeros_like(params),
         )
 
-    def update(updates: PyTree, state: RmspropState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         keep = _hyper.at(state.step, decay)
         mass = _tree.mass(state.mass, keep)

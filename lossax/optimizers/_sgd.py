@@ -1,6 +1,6 @@
 """Stochastic gradient descent, with or without momentum."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def scale_by_sgd(
     def init(params: PyTree) -> SgdState:
         return SgdState(jnp.zeros((), jnp.int32), None if momentum is None else _tree.zeros_like(params))
 
-    def update(updates: PyTree, state: SgdState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         step = _tree.increment(state.step)
         if momentum is None:

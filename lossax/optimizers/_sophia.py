@@ -144,7 +144,7 @@ def scale_by_sophia(
 
     def update(
         updates: PyTree,
-        state: SophiaState,
+        state: Any,
         params: PyTree | None = None,
         *,
         obj_fn: Callable[[PyTree], jax.Array] | None = None,

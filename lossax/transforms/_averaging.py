@@ -85,7 +85,7 @@ def average_parameters(
         mass = jnp.asarray(0.0 if debias else 1.0, _hyper.default_float())
         return AverageParametersState(jnp.zeros((), jnp.int32), average, mass, inner.init(params))
 
-    def update(updates: PyTree, state: AverageParametersState, params: PyTree | None = None, **extra_args):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args):
         _tree.require_params(params, "it averages them")
         updates, new = inner.update(updates, state.inner, params, **extra_args)
         keep = _hyper.at(state.step, decay)

@@ -1,6 +1,6 @@
 """Clipping: no update larger than a limit, by value, by leaf or all together."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +69,7 @@ def clip_by_value(limit: Hyperparameter) -> optax.GradientTransformation:
         del params
         return ClipByValueState(jnp.zeros((), jnp.int32))
 
-    def update(updates: PyTree, state: ClipByValueState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
 
         def clip(u, limit):
@@ -120,7 +120,7 @@ def clip_by_norm(limit: Hyperparameter) -> optax.GradientTransformation:
         del params
         return ClipByNormState(jnp.zeros((), jnp.int32))
 
-    def update(updates: PyTree, state: ClipByNormState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
 
         def clip(u, limit):
@@ -167,7 +167,7 @@ def clip_by_global_norm(limit: Hyperparameter) -> optax.GradientTransformation:
         del params
         return ClipByGlobalNormState(jnp.zeros((), jnp.int32), jnp.zeros((), _hyper.default_float()))
 
-    def update(updates: PyTree, state: ClipByGlobalNormState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         unit, length = _tree.scaled_norm(updates)
         clipped = _tree.map(_shorten, updates, scalars=(unit, length, _hyper.at(state.step, limit)))

@@ -1,6 +1,6 @@
 """Weight decay as a transformation of its own."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def add_decayed_weights(weight_decay: Hyperparameter, mask: Mask | None = None) 
         del params
         return AddDecayedWeightsState(jnp.zeros((), jnp.int32))
 
-    def update(updates: PyTree, state: AddDecayedWeightsState, params: PyTree | None = None):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None):
         new_state = AddDecayedWeightsState(_tree.increment(state.step))
         if _hyper.is_zero(weight_decay):
             return updates, new_state

@@ -1,6 +1,6 @@
 """The guard: a step that would do harm is not made."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     def init(params: PyTree) -> SkipNonfiniteState:
         return SkipNonfiniteState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), inner.init(params))
 
-    def update(updates: PyTree, state: SkipNonfiniteState, params: PyTree | None = None, **extra_args):
+    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args):
         def step():
             moved, new = inner.update(updates, state.inner, params, **extra_args)
             return only_numbers(moved), new

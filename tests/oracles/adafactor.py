@@ -1,4 +1,4 @@
-"""Adafactor, float64: the second moment summed over the whole history at every step, and factored element by element."""
+"""Adafactor, float64: the second moment summed over the whole history, and factored element by element."""
 
 from itertools import product
 
@@ -54,7 +54,7 @@ def adafactor(
     weight_decay=0.0,
     independent=False,
 ):
-    """The mean of factored averages is the factored mean, so averaging whole matrices and factoring last is the same."""
+    """Averaging and taking means commute, so whole matrices can be averaged, and factored last."""
     shape = params.shape
     largest = sorted(range(params.ndim), key=lambda axis: (shape[axis], axis))
     axes = {"largest": sorted(largest[-2:]), "last": [params.ndim - 2, params.ndim - 1], "none": []}[factored]
