@@ -7,6 +7,7 @@ from lossax import losses as losses
 from lossax import optimizers as optimizers
 from lossax import regularizers as regularizers
 from lossax import schedules as schedules
+from lossax import sharding as sharding
 from lossax import transforms as transforms
 from lossax._assemble import assemble as assemble
 from lossax._assemble import learning_rate as learning_rate

@@ -204,14 +204,6 @@ def digamma_rest(x: jax.Array) -> jax.Array:
     return total + y * y * series
 
 
-def log1mexp(x: jax.Array) -> jax.Array:
-    """log(1 - exp(-x)) for x > 0, accurate at both ends (Maechler, 2012)."""
-    small = x < 0.6931472
-    near = jnp.log(-jnp.expm1(-jnp.where(small, x, jnp.ones_like(x))))
-    far = jnp.log1p(-jnp.exp(-jnp.where(small, jnp.ones_like(x), x)))
-    return jnp.where(small, near, far)
-
-
 def exp_difference(a: jax.Array, b: jax.Array) -> jax.Array:
     """exp(a - b) for b finite, with the rounding error of a - b put back: at a gap of 80 it is worth 32 ulp."""
     lowest = 0.5 * float(jnp.finfo(a.dtype).min)  # stands for -inf: arithmetic alone, so that a sum over it fuses

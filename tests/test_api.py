@@ -113,10 +113,9 @@ def test_the_index_is_complete(space):
     exported = {n for n, x in vars(module).items() if (inspect.isfunction(x) or inspect.isclass(x)) and n[0] != "_"}
     if hasattr(module, "__path__"):
         assert exported == defined
-        for line in (ROOT / space / "__init__.py").read_text().splitlines():
-            if line.startswith("from "):
-                name, _, alias = line.split(" import ")[1].partition(" as ")
-                assert name == alias, line
+        for node in ast.parse((ROOT / space / "__init__.py").read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                assert all(alias.name == alias.asname for alias in node.names), "one `f as f` for each symbol"
     for name in exported & defined:
         assert getattr(module, name).__module__.startswith(f"lossax.{space}")
 

@@ -39,6 +39,11 @@ class Run(NamedTuple):
     after: list[jax.Array]
 
 
+def measures_curvature(make):
+    """Whether an optimizer needs the objective: `obj_fn` for its default estimator."""
+    return "estimator" in inspect.signature(make).parameters
+
+
 def arrays(tree):
     return [jnp.array(x, copy=True) for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
 
@@ -122,8 +127,8 @@ def with_equinox_unfiltered(tx, steps):
     return functional(model, loss, tx, steps, eqx.apply_updates, eqx.filter_grad, eqx.filter_jit)
 
 
-def with_linen(tx, steps):
-    """The stock train state; its subclass is what extra arguments need there."""
+def with_linen(tx, steps, *, stock=False):
+    """The stock train state hands no extra argument on; a subclass of four lines does."""
     linen = pytest.importorskip("flax.linen")
     train_state = pytest.importorskip("flax.training.train_state")
 
@@ -145,11 +150,7 @@ def with_linen(tx, steps):
 
     params = model.init(jax.random.key(0), jnp.asarray(INPUTS))["params"]
     before, losses = arrays(params), []
-    try:
-        tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
-        kind, extra = train_state.TrainState, {}
-    except ValueError:
-        kind, extra = WithExtraArguments, {"obj_fn": loss}
+    kind, extra = (train_state.TrainState, {}) if stock else (WithExtraArguments, {"obj_fn": loss})
 
     def step(state):
         value, g = jax.value_and_grad(loss)(state.params)
@@ -210,6 +211,14 @@ def test_the_loss_falls(make, train):
     assert run.losses[-1] < run.losses[0]
     assert run.losses[0] > 0.5
     assert all(np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(run.after, run.before, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n, make in v.OPTIMIZERS.items() if not measures_curvature(make)])
+def test_the_stock_train_state_of_linen(name):
+    make = v.OPTIMIZERS[name]
+    run, extra = (with_linen(make(RATE, **v.required(make)), 5, stock=stock) for stock in (True, False))
+    chex.assert_trees_all_equal(run, extra)
 
 
 @frameworks
@@ -301,10 +310,10 @@ def test_training_is_scanned_and_mapped_over_seeds(make):
 # ---- Optax's wrappers ------------------------------------------------------------------------------------------------
 
 
-def steps(tx, count=3, grads=gradients):
+def steps(tx: Any, count: int = 3, grads: Callable = gradients) -> tuple[Any, Any]:
     """The parameters after a few steps of one compiled program, and the last state."""
     step = jax.jit(lambda g, s, p: tx.update(g, s, p, obj_fn=quadratic))
-    params = parameters()
+    params: Any = parameters()
     state = tx.init(params)
     before = structure(state)
     for i in range(count):

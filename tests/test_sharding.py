@@ -1,5 +1,7 @@
 """Promise O10: state lives where its parameters live, on automatic and explicit meshes, and a step compiles once."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from tests import vocabulary as v
 from tests.test_optimizers import EXTRA, build, quadratic
 
 SPECS = {"w": P("data", "model"), "b": [P("model")], "s": P(), "stack": P(None, "data")}
-SMALL = {"min_dim_size_to_factor": 2}
+SMALL: dict[str, Any] = {"min_dim_size_to_factor": 2}
 CASES = [(name, {}) for name in v.OPTIMIZERS] + [
     ("adafactor", SMALL),
     ("adafactor", SMALL | {"factored": "last", "momentum": 0.9}),
@@ -26,11 +28,15 @@ meshes = pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit]
 
 
 COMPILED = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, duration, **_: (
-        COMPILED.append(event) if "jaxpr_trace" in event or "backend_compile" in event else None
-    )
-)
+
+
+def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    del duration_secs, kwargs
+    if "jaxpr_trace" in event or "backend_compile" in event:
+        COMPILED.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(listen)
 
 
 def parameters():

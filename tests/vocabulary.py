@@ -84,7 +84,11 @@ ARGUMENTS: dict[str, tuple[Callable, tuple[float, ...]]] = {
 }
 FAMILIES: dict[str, dict[str, tuple[Callable, tuple[float, ...]]]] = {
     "positive": {"predictions": (_positive, POSITIVE), "targets": (_positive, POSITIVE)},
-    "binary": {"targets": (_fractions, UNIT)},
+    # A quarter: by soft targets the focal loss has three times the logit as slope, before alpha makes it small again.
+    "binary": {
+        "targets": (_fractions, UNIT),
+        "logits": (_normal, tuple(x / 4 if abs(x) == LARGEST else x for x in LOGITS)),
+    },
     "multiclass": {
         "logits": (_rows, LOGITS),
         "probabilities": (_distributions, UNIT),
