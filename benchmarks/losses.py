@@ -18,11 +18,13 @@ def mean(peer):
     return lambda *arrays: jnp.mean(peer(*arrays))
 
 
-def regression(name, ours, peer=None, torch_name=None, torch_options=None, *, positive=False):
+def regression(name, ours, peer=None, torch_name=None, torch_options=None, *, positive=False, fractions=False):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, ELEMENTS)).astype(np.float32)
     if positive:
         a, b = np.exp(a), np.exp(b)
+    if fractions:
+        b = rng.random(ELEMENTS, np.float32)
     torch = None
     if torch_name:
 
@@ -73,8 +75,10 @@ def cases() -> Iterator[Case]:
     )
     sigmoid = losses.sigmoid_binary_cross_entropy
     bce = "binary_cross_entropy_with_logits"
-    yield regression("sigmoid_binary_cross_entropy", sigmoid, optax.losses.sigmoid_binary_cross_entropy, bce)
-    yield regression("sigmoid_focal", losses.sigmoid_focal, optax.losses.sigmoid_focal_loss)
+    yield regression(
+        "sigmoid_binary_cross_entropy", sigmoid, optax.losses.sigmoid_binary_cross_entropy, bce, fractions=True
+    )
+    yield regression("sigmoid_focal", losses.sigmoid_focal, optax.losses.sigmoid_focal_loss, fractions=True)
     integer = losses.softmax_cross_entropy_with_integer_labels
     peer = optax.losses.softmax_cross_entropy_with_integer_labels
     yield rows("softmax_cross_entropy_with_integer_labels", integer, peer, "cross_entropy")
