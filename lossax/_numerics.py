@@ -19,11 +19,6 @@ def wide_dtype(dtype: Any) -> Any:
     return jnp.dtype("float32") if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4 else dtype
 
 
-def absolute(x: jax.Array) -> jax.Array:
-    """|x|, with derivative 0 at 0 (`jnp.abs` has 1 there)."""
-    return x * jnp.sign(x)
-
-
 def positive_part(x: jax.Array) -> jax.Array:
     """max(x, 0), with derivative 0 at 0 (`jnp.maximum` has 1/2 there)."""
     return jnp.where(x <= 0, jnp.zeros_like(x), x)
@@ -85,6 +80,12 @@ def with_slopes(slopes: Callable[..., tuple[jax.Array, ...]]) -> Callable[[Calla
         return wrapped
 
     return decorate
+
+
+@with_slopes(lambda x: (jnp.sign(x),))
+def absolute(x: jax.Array) -> jax.Array:
+    """|x|, with derivative 0 at 0 (`jnp.abs` has 1 there)."""
+    return jnp.abs(x)
 
 
 def _hypot_slopes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:

@@ -71,7 +71,7 @@ def squared_error(
     _check.same_shape(predictions=predictions, targets=targets)
     predictions, targets = masked(where, predictions, targets)
     error = predictions - targets
-    return reduce(error * error, where, weights, reduction)
+    return reduce(jnp.square(error), where, weights, reduction)
 
 
 def absolute_error(
