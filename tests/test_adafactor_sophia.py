@@ -53,7 +53,10 @@ CASES = [
 
 
 def table(cases):
-    return pytest.mark.parametrize("case", cases, ids=lambda case: ",".join(f"{k}={x}" for k, x in case.own.items()))
+    def label(case):
+        return ",".join(f"{k}={'schedule' if callable(x) else x}" for k, x in case.own.items())
+
+    return pytest.mark.parametrize("case", cases, ids=label)
 
 
 every = table(CASES)
