@@ -312,9 +312,8 @@ def test_it_is_differentiable_everywhere(make):
             for k, x in option.items()
             if isinstance(x, bool | str) or inspect.signature(make).parameters[k].annotation is int
         }
-        values = (
-            {"learning_rate": 0.01} | v.hyperparameters(make) | {k: x for k, x in option.items() if k not in switches}
-        )
+        defaults = {k: inspect.signature(make).parameters[k].default for k in v.hyperparameters(make)}
+        values = {"learning_rate": 0.01} | defaults | {k: x for k, x in option.items() if k not in switches}
         values = {k: jnp.float32(x) for k, x in values.items()}
 
         def after(values, params, scale, switches=switches):
