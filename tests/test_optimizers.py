@@ -349,8 +349,9 @@ def test_odd_trees(make):
         "integer": jnp.arange(3),
         "call": jnp.sin,
         "name": "relu",
+        "withheld": jnp.ones(2),
     }
-    g = dict(model, scalar=jnp.float32(1.0), python=1.0, call=None, name=None, integer=jnp.arange(3))
+    g = dict(model, scalar=jnp.float32(1.0), python=1.0, call=None, name=None, integer=jnp.arange(3), withheld=None)
     state = tx.init(model)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
     objective = {"obj_fn": lambda p: p["scalar"] ** 2.0, "sampled_loss_fn": lambda p, key: p["scalar"] ** 2.0}
@@ -358,7 +359,7 @@ def test_odd_trees(make):
         updates, after = tx.update(g, state, model, **objective)
         assert structure(after) == structure(state)
         state = after
-    assert updates["none"] is updates["call"] is updates["name"] is None
+    assert updates["none"] is updates["call"] is updates["name"] is updates["withheld"] is None
     assert np.array_equal(updates["integer"], np.arange(3))
     assert np.all(np.isfinite(updates["scalar"]))
     assert updates["scalar"] != 0
