@@ -1,5 +1,6 @@
 """Losses of a whole batch beside their plain forms, which hold the matrix of pairs. Value and gradient, jitted."""
 
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -12,6 +13,7 @@ from lossax import losses
 
 SIZE, DIMENSIONS = 8192, 256
 CLASSES = 512
+TRIPLETS = 4096
 
 
 def unit(x):
@@ -45,6 +47,25 @@ def supervised_contrastive(x, labels):
     return jnp.mean(jnp.sum(jnp.where(same, surprise, 0.0), axis=1) / jnp.sum(same, axis=1))
 
 
+def distances(x):
+    squares = jnp.sum(x * x, axis=1)
+    return jnp.sqrt(jnp.maximum(squares[:, None] + squares[None, :] - 2.0 * x @ x.T, 1e-12))
+
+
+def batch_hard(x, labels):
+    d, same = distances(x), labels[:, None] == labels[None, :]
+    farthest = jnp.max(jnp.where(same & ~jnp.eye(len(x), dtype=bool), d, -jnp.inf), axis=1)
+    nearest = jnp.min(jnp.where(same, jnp.inf, d), axis=1)
+    return jnp.mean(jnp.maximum(farthest - nearest + 1.0, 0.0))
+
+
+def batch_all(x, labels):
+    d, same = distances(x), labels[:, None] == labels[None, :]
+    triplets = (same & ~jnp.eye(len(x), dtype=bool))[:, :, None] & ~same[:, None, :]
+    hinges = jnp.maximum(d[:, :, None] - d[:, None, :] + 1.0, 0.0)
+    return jnp.sum(jnp.where(triplets, hinges, 0.0)) / jnp.sum(triplets, dtype=jnp.float32)
+
+
 def cases() -> Iterator[Case]:
     rng = np.random.default_rng(0)
     x, y = jnp.asarray(rng.normal(size=(2, SIZE, DIMENSIONS)), jnp.float32)
@@ -60,3 +81,12 @@ def cases() -> Iterator[Case]:
         argnums = (0, 1) if second is y else 0
         step, peer = jax.value_and_grad(ours, argnums), jax.value_and_grad(plain, argnums)
         yield Case(f"{name}, batch of {SIZE}", lambda arguments=arguments: arguments, step, peer, peer_name="plain")
+    every = functools.partial(losses.batch_triplet_margin, mining="all")
+    for name, ours, plain, size in (
+        ("hard", losses.batch_triplet_margin, batch_hard, TRIPLETS),
+        ("all", every, batch_all, TRIPLETS // 4),  # the plain form takes n^3
+    ):
+        arguments = (x[:size], labels[:size] % (size // 8))
+        step, peer = jax.value_and_grad(ours), jax.value_and_grad(plain)
+        case = f"batch_triplet_margin, {name}, batch of {size}"
+        yield Case(case, lambda arguments=arguments: arguments, step, peer, peer_name="plain")

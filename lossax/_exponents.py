@@ -107,6 +107,13 @@ def add(*pairs: Pair) -> Pair:
     return sum(mantissas[1:], mantissas[0]), top
 
 
+def total(pair: Pair) -> Pair:
+    """The sum over the last axis."""
+    mantissa, exponent = normal(pair)
+    top = jnp.max(exponent, axis=-1, keepdims=True, initial=lowest(exponent.dtype))
+    return jnp.sum(mantissa * _power(exponent - top), axis=-1), top[..., 0]
+
+
 def steps_of(x: Any, fill: Any) -> Any:
     """Arrays `[steps, ...]` with more steps that hold `fill`, up to a multiple of `STEPS`."""
 

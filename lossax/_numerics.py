@@ -27,7 +27,8 @@ def positive_part(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def sqrt(x: jax.Array) -> jax.Array:
     """Square root, with derivative 0 at 0 instead of infinity."""
-    return jnp.sqrt(x)
+    nothing = x == 0  # no root of 0: inside a loop JAX may differentiate these lines and not what is below
+    return jnp.where(nothing, jnp.zeros_like(x), jnp.sqrt(jnp.where(nothing, jnp.ones_like(x), x)))
 
 
 @sqrt.defjvp
@@ -491,6 +492,39 @@ def _(primals, tangents):
     base = jnp.where(safe, base, jnp.ones_like(base))
     kept = jnp.where(safe, value, jnp.zeros_like(value))
     return value, exponent * (kept / base) * tangents[0] + kept * jnp.log(base) * tangents[1]
+
+
+def _of_size(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Absolute entries over the largest of their vector, and that."""
+    size = lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True, initial=0.0))
+    quarter = jnp.where(size > 1.0, 0.25, 1.0).astype(size.dtype)  # compilers multiply by 1 / size, which may vanish
+    ratio = divide(quarter * absolute(vectors), quarter * size)
+    return jnp.where((jnp.abs(vectors) == size) & (size > 0), jnp.ones_like(ratio), ratio), size
+
+
+@jax.custom_jvp
+def norm(vectors: jax.Array, degree: jax.Array) -> jax.Array:
+    """(sum |x|^degree)^(1 / degree) over the last axis, where the powers would overflow or vanish too; degree >= 1.
+
+    Its derivative at 0 is 0; that by a coordinate is that of the largest ones at a degree of inf, in equal parts.
+    """
+    ratio, size = _of_size(vectors)
+    total = jnp.sum(power(ratio, degree), axis=-1)
+    return size[..., 0] * power(total, 1.0 / degree)
+
+
+@norm.defjvp
+def _(primals, tangents):
+    (vectors, degree), (dvectors, ddegree) = primals, tangents
+    ratio, _ = _of_size(vectors)
+    powers = power(ratio, degree)
+    total = jnp.sum(powers, axis=-1)
+    some = total > 0
+    total = jnp.where(some, total, jnp.ones_like(total))
+    slopes = jnp.sign(vectors) * power(ratio, degree - 1.0) * power(total, 1.0 / degree - 1.0)[..., None]
+    entropy = jnp.sum(xlogy(powers, ratio), axis=-1) / total - jnp.log(total) / degree
+    length = norm(*primals)
+    return length, jnp.sum(slopes * dvectors, axis=-1) + length * entropy / degree * ddegree
 
 
 @jax.custom_jvp

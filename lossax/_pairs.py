@@ -1,14 +1,14 @@
 """Pairs of points: distances with all their digits, and sums over all pairs that never hold `[n, m, d]`."""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from lossax._numerics import divide, with_slopes
-from lossax._tile import by_rows
+from lossax._tile import by_rows, spread_like, whole
 
 
 @jax.custom_jvp
@@ -25,6 +25,52 @@ def length(vectors: jax.Array) -> jax.Array:
 def _(primals, tangents):
     norm = length(primals[0])
     return norm, jnp.sum(divide(primals[0], norm[..., None]) * tangents[0], axis=-1)
+
+
+_STEP = 16
+"""Coordinates or points in one step of a loop over them: XLA on CPU makes one pass over the matrix for all of them."""
+
+
+def _steps(x: jax.Array) -> jax.Array:
+    """Rows `[n, d]` as `[steps, step, d]`, with rows of zeros behind."""
+    step = max(min(_STEP, len(x)), 1)
+    steps = -(-len(x) // step)
+    return jnp.pad(x, [(0, steps * step - len(x)), (0, 0)]).reshape(steps, step, x.shape[1])
+
+
+@jax.custom_jvp
+def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Of each of `[n, d]` to each of `[m, d]`: `[n, m]`, by differences, since products lose what is near.
+
+    Neither it nor its gradient holds more than a few matrices. It takes about four times a matrix product on a CPU.
+    """
+
+    def add(total, coordinates):
+        for u, v in zip(*coordinates, strict=True):
+            total = total + jnp.square(u[:, None] - v[None, :])
+        return total, None
+
+    # Made from both, so that its type says how it lies on devices.
+    start = 0.0 * (jnp.sum(x[:, :1], axis=1)[:, None] - jnp.sum(y[:, :1], axis=1)[None, :])
+    return lax.scan(add, start, (_steps(x.T), _steps(y.T)))[0]
+
+
+def _along(x: jax.Array, y: jax.Array, dx: jax.Array) -> jax.Array:
+    """Products (x_i - y_j) dx_i as `[m, n]`, of a few y at a time: so is its transpose, sums of differences by j."""
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def products(x, dx, some):
+        return jnp.stack([jnp.sum((x - v[None, :]) * dx, axis=-1) for v in some])
+
+    _, found = lax.scan(lambda _, some: (None, products(x, dx, some)), None, _steps(whole(y)))
+    return found.reshape(-1, len(x))[: len(y)]
+
+
+@squared_distances.defjvp
+def _(primals, tangents):
+    (x, y), (dx, dy) = primals, tangents
+    by_x = _along(x, y, dx).T
+    return squared_distances(x, y), 2.0 * (by_x + spread_like(_along(y, x, dy), by_x))
 
 
 def each_pair(f: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:

@@ -6,44 +6,41 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec, get_abstract_mesh, reshard
 
 from lossax import _check, _running
 from lossax._numerics import sigmoid_pair, with_slopes
 from lossax._reduction import masked, unit_weights
-from lossax._tile import by_rows
+from lossax._tile import by_rows, whole
 
 Gain = Literal["exponential", "linear"]
 """What an item of relevance y is worth: 2^y - 1, or y."""
 
 
-def whole(*arrays: Any) -> tuple[Any, ...]:
-    """Arrays whose types say how they are spread over devices, on every device: a list is sorted as one."""
-    mesh = get_abstract_mesh()
-    if mesh.empty or AxisType.Explicit not in mesh.axis_types:
-        return arrays
-    return tuple(x if x is None or not jnp.ndim(x) else reshard(x, PartitionSpec()) for x in arrays)
-
-
 def lists(
-    scores: Any, relevances: Any, where: Any, weights: Any, *, nonnegative: bool = False
+    scores: Any,
+    relevances: Any,
+    where: Any,
+    weights: Any,
+    *,
+    nonnegative: bool = False,
+    name: str = "relevances",
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Scores and relevances after the mask, weight of each item, and 1 for each list, NaN if a relevance is no number.
 
-    Relevances are data, not differentiated.
+    Relevances are data, not differentiated; `name` is what errors call them.
     """
     _check.floating(scores=scores)
-    _check.real(relevances=relevances)
-    _check.same_shape(scores=scores, relevances=relevances)
+    _check.real(**{name: relevances})
+    _check.same_shape(**{"scores": scores, name: relevances})
     _check.units_of({"scores": scores})
-    scores, relevances, where, weights = whole(scores, relevances, where, weights)
+    scores, relevances, where, weights = whole((scores, relevances, where, weights))
     (scores,), (relevances,) = masked(where, scores), masked(where, relevances)
     if not jnp.issubdtype(relevances.dtype, jnp.signedinteger) or relevances.dtype.itemsize < 4:
         relevances = relevances.astype(scores.dtype)
     if nonnegative:
-        relevances = _check.domain("nonnegative", lambda y: y >= 0, relevances=relevances.astype(scores.dtype))
+        relevances = _check.domain("nonnegative", lambda y: y >= 0, **{name: relevances.astype(scores.dtype)})
     elif jnp.issubdtype(relevances.dtype, jnp.floating):
-        relevances = _check.domain("numbers", lambda y: y == y, relevances=relevances)
+        relevances = _check.domain("numbers", lambda y: y == y, **{name: relevances})
     kept = unit_weights(scores.shape, where, weights, dtype=scores.dtype)
     missing = jnp.any(relevances != relevances, axis=-1)
     return scores, lax.stop_gradient(relevances), kept, jnp.where(missing, jnp.nan, jnp.ones((), scores.dtype))

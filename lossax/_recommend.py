@@ -9,9 +9,21 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from lossax import _check, calibration, losses, objectives, optimizers, regularizers, schedules, targets, transforms
+from lossax import (
+    _check,
+    activations,
+    calibration,
+    losses,
+    objectives,
+    optimizers,
+    regularizers,
+    schedules,
+    targets,
+    transforms,
+)
 
 _SPACES = {
+    "activations": activations,
     "calibration": calibration,
     "losses": losses,
     "objectives": objectives,
@@ -147,10 +159,40 @@ TASKS = (
         "the model's sure answers teach it; positive-unlabelled where no negative is known",
     ),
     Task(
+        "embeddings",
+        "pairs that belong together: two views, an image and its text, a question and its answer",
+        ("losses.info_nce", "losses.siglip", "objectives.memory", "losses.vicreg"),
+        "the rest of the batch are the negatives, `symmetric` for two kinds of data; sweep the temperature first",
+    ),
+    Task(
+        "metric learning",
+        "examples with labels, to find others of their kind",
+        ("losses.supervised_contrastive", "losses.margin_softmax", "losses.proxy_anchor", "activations.class_cosines"),
+        "every other of a kind is a positive; margins or proxies where the classes are fixed, as in face recognition",
+    ),
+    Task(
         "ranking",
         "a score by which positives go first",
         ("losses.auc_margin", "losses.average_precision"),
         "what is measured is the order, not the probability",
+    ),
+    Task(
+        "graded lists",
+        "queries with lists of graded items",
+        ("losses.ranking_softmax", "losses.lambdarank", "losses.approx_ndcg", "targets.padded_lists"),
+        "lists differ in level, and the top counts; `lambdarank` and `approx_ndcg` follow NDCG itself",
+    ),
+    Task(
+        "preferences",
+        "orders, votes, which of two is better",
+        ("losses.plackett_luce", "losses.list_mle", "losses.logistic"),
+        "an order is chosen from the top down, known in part or whole; for pairs `logistic` of the difference (BPR)",
+    ),
+    Task(
+        "implicit feedback",
+        "clicks or purchases, and nothing about the rest",
+        ("losses.warp", "losses.pairwise_logistic", "losses.sampled_softmax"),
+        "what was chosen goes before what was not; a sample corrected by its probability where the catalogue is large",
     ),
     Task(
         "segmentation",
@@ -173,8 +215,26 @@ TASKS = (
     Task(
         "tokens",
         "tokens with padding, language models",
-        ("losses.softmax_cross_entropy_with_integer_labels",),
-        "with `where=` the mean is over real tokens",
+        ("losses.softmax_cross_entropy_with_integer_labels", "targets.next_tokens", "losses.unlikelihood"),
+        "with `where=` the mean is over real tokens; unlikelihood is added where texts repeat themselves",
+    ),
+    Task(
+        "transcription",
+        "labels in order, but not where: speech, handwriting",
+        ("losses.ctc", "losses.transducer", "activations.ctc_best_path"),
+        "all alignments are summed up; a transducer where labels depend on each other or a frame has several",
+    ),
+    Task(
+        "tagging",
+        "a tag for every step, which depends on its neighbours",
+        ("losses.linear_chain_crf", "losses.softmax_cross_entropy_with_integer_labels", "activations.viterbi"),
+        "what cannot follow is never predicted; a softmax at every step where neighbours say little",
+    ),
+    Task(
+        "time series",
+        "curves whose shape counts more than the time of each part",
+        ("losses.soft_dtw_divergence", "losses.soft_dtw", "losses.huber"),
+        "it forgives delays and differences in speed; where the time counts, an error for each step",
     ),
     Task(
         "samples",

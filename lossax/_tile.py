@@ -33,9 +33,11 @@ def _explicit() -> bool:
     return not mesh.empty and AxisType.Explicit in mesh.axis_types
 
 
-def _whole(x: jax.Array) -> jax.Array:
-    """The array with every axis whole on each device."""
-    return reshard(x, PartitionSpec(*(None for _ in x.shape))) if _explicit() else x
+def whole(tree: Any) -> Any:
+    """The arrays with every axis whole on each device."""
+    if not _explicit():
+        return tree
+    return jax.tree.map(lambda x: reshard(x, PartitionSpec()) if jnp.ndim(x) else x, tree)
 
 
 def spread_like(x: jax.Array, like: jax.Array) -> jax.Array:
@@ -54,7 +56,7 @@ def _blocks(rows: Any, n: int, steps: int) -> Any:
     def split(x):
         spec = jax.typeof(x).sharding.spec if _explicit() else ()
         parts = math.prod(get_abstract_mesh().shape[name] for name in jax.tree.leaves(tuple(spec[:1])))
-        x = _whole(x) if parts > 1 and (size % parts or size * steps > n) else x
+        x = whole(x) if parts > 1 and (size % parts or size * steps > n) else x
         x = jnp.pad(x, [(0, size * steps - n)] + [(0, 0)] * (x.ndim - 1)) if size * steps > n else x
         if jax.device_count() == 1:
             return x.reshape(steps, size, *x.shape[1:])
@@ -104,7 +106,7 @@ def by_rows(
     """
     n = jax.tree.leaves(rows)[0].shape[0]
     steps = _steps(n, width, tile)
-    shared = jax.tree.map(_whole, shared)
+    shared = whole(shared)
     if steps <= 1:
         return f(rows, shared)
 
@@ -223,7 +225,7 @@ def logsumexps(
     """
     n = jax.tree.leaves(rows)[0].shape[0]
     steps = max(_steps(n, width, tile), 1)
-    shared = jax.tree.map(_whole, shared)
+    shared = whole(shared)
 
     def step(carry, block):
         block = scores(block, shared)

@@ -29,6 +29,7 @@ LAYERS = {
     "_running": 1,
     "_special": 1,
     "_tree": 1,
+    "_vectors": 1,
     "_linalg": 1,
     "_double": 1,
     "_entmax": 1,
@@ -39,6 +40,8 @@ LAYERS = {
     "_tile": 1,
     "_progress": 2,
     "_assemble": 2,
+    "_coupled": 2.25,
+    "_mining": 2.4,
     "_ranking": 2.5,
     "_sampled": 2.25,  # masks
     "_sequences": 2.25,

@@ -11,6 +11,7 @@ from lossax import losses, optimizers, schedules, targets
 from tests import vocabulary as v
 from tests.oracles import boxes as oracle
 from tests.test_losses import compare
+from tests.vocabulary import quick
 
 NAMES = ("box_iou", "box_giou", "box_diou", "box_ciou")
 each_loss = pytest.mark.parametrize("loss", [getattr(losses, name) for name in NAMES], ids=NAMES)
@@ -59,12 +60,11 @@ def test_hostile_boxes(loss):
 @each_loss
 def test_every_gradient_is_finite(loss):
     predictions, truth = (np.array([pair[i] for pair in PAIRS], np.float32) for i in (0, 1))
-    run = lambda p, t: loss(p, t, reduction="none")  # noqa: E731
-    values, back = jax.vjp(run, predictions, truth)
+    values, gradients = quick(jax.vmap(jax.value_and_grad(loss, (0, 1))))(predictions, truth)
     assert np.isfinite(values).all()
-    assert all(np.isfinite(g).all() for g in back(jnp.ones_like(values)))
+    assert all(np.isfinite(g).all() for g in gradients)
     ordinary = [i for i, (p, t) in enumerate(PAIRS) if max(np.abs([*p, *t])) < 1e3 and not 0 < p[2] < 1e-8]
-    second = jax.hessian(lambda p: jnp.sum(run(p, truth[ordinary])))(predictions[ordinary])
+    second = quick(jax.vmap(jax.hessian(loss)))(predictions[ordinary], truth[ordinary])
     assert np.isfinite(second).all()
 
 
@@ -78,7 +78,7 @@ def test_nearly_equal_boxes_keep_their_digits(loss):
     if loss is losses.box_ciou:  # alpha is a ratio of two such differences
         return
     compare(loss, [moved, truth], {}, value_ulps=16, gradient_ulps=16)
-    assert np.all(loss(moved, truth, reduction="none") > 0)
+    assert np.all(quick(jax.vmap(loss))(moved, truth) > 0)
 
 
 HAND = [
@@ -100,19 +100,21 @@ HAND = [
 
 @pytest.mark.parametrize(("name", "prediction", "truth", "expected"), HAND)
 def test_by_hand(name, prediction, truth, expected):
-    np.testing.assert_allclose(getattr(losses, name)(np.float32(prediction), np.float32(truth)), expected, rtol=3e-7)
+    found = quick(getattr(losses, name))(np.float32(prediction), np.float32(truth))
+    np.testing.assert_allclose(found, expected, rtol=3e-7)
 
 
 @each_loss
 def test_size_and_place_do_not_matter(loss):
     rng = np.random.default_rng(6)
     boxes = [oracle._draw(rng, (40,)).astype(np.float32) for _ in range(2)]
-    expected = loss(*boxes, reduction="none")
+    run = quick(jax.vmap(loss))
+    expected = run(*boxes)
     for factor in (2.0**-90, 2.0**-20, 2.0**40, 2.0**120):
-        np.testing.assert_array_equal(loss(*(b * np.float32(factor) for b in boxes), reduction="none"), expected)
+        np.testing.assert_array_equal(run(*(b * np.float32(factor) for b in boxes)), expected)
     mirrored = [-b[:, [2, 1, 0, 3]] * np.float32([1, -1, 1, -1]) for b in boxes]
-    np.testing.assert_allclose(loss(*mirrored, reduction="none"), expected, rtol=1e-6)
-    np.testing.assert_allclose(loss(*boxes[::-1], reduction="none"), expected, rtol=1e-6)
+    np.testing.assert_allclose(run(*mirrored), expected, rtol=1e-6)
+    np.testing.assert_allclose(run(*boxes[::-1]), expected, rtol=1e-6)
 
 
 @each_loss
@@ -120,7 +122,7 @@ def test_bounds(loss):
     rng = np.random.default_rng(7)
     boxes = [oracle._draw(rng, (4000,)).astype(np.float16) for _ in range(2)]
     boxes[1][:1000] = boxes[0][:1000]
-    values = loss(*boxes, reduction="none")
+    values = quick(jax.vmap(loss))(*boxes)
     assert values.dtype == jnp.float32
     assert np.all(values >= 0)
     assert np.all(values <= {"box_iou": 1, "box_ciou": 3}.get(loss.__name__, 2))
@@ -130,27 +132,30 @@ def test_bounds(loss):
 def test_16_bit_areas_do_not_overflow():
     """1000 x 1000 is beyond float16."""
     boxes = np.array([[0, 0, 1000, 1000], [0, 0, 1000, 2000]], np.float16)
-    assert losses.box_iou(boxes[0], boxes[1]) == 0.5
-    gradient = jax.grad(losses.box_iou)(jnp.asarray(boxes[0]), boxes[1])
+    value, gradient = quick(jax.value_and_grad(losses.box_iou))(boxes[0], boxes[1])
+    assert value == 0.5
     assert gradient.dtype == jnp.float16
     np.testing.assert_allclose(gradient, [1.25e-4, 1.25e-4, -1.25e-4, -5e-4], rtol=1e-3)
 
 
 def test_boxes_apart_are_drawn_together():
     """By each loss but IoU."""
-    truth = jnp.array([2.0, 3.0, 5.0, 4.0])
-    start = jnp.array([-1.0, 0.0, 0.0, 1.0])
+    truth = np.float32([2.0, 3.0, 5.0, 4.0])
+    start = np.float32([-1.0, 0.0, 0.0, 1.0])
     optimizer = optimizers.adam(schedules.cosine(0.05, 0.0, 1500))
-    for loss in (losses.box_giou, losses.box_diou, losses.box_ciou):
 
-        def step(carry, _, loss=loss):
+    def drawn(loss):
+        def step(carry, _):
             box, state = carry
             updates, state = optimizer.update(jax.grad(loss)(box, truth), state, box)
             return (box + updates, state), None
 
         (final, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), None, length=1500)
-        assert loss(final, truth) < 0.02
-    assert not np.any(jax.grad(losses.box_iou)(start, truth))
+        return loss(final, truth)
+
+    for loss in (losses.box_giou, losses.box_diou, losses.box_ciou):
+        assert quick(lambda loss=loss: drawn(loss))() < 0.02
+    assert not np.any(quick(jax.grad(losses.box_iou))(start, truth))
 
 
 def test_inverted_and_misshapen_boxes():
@@ -159,7 +164,7 @@ def test_inverted_and_misshapen_boxes():
         loss = getattr(losses, name)
         with pytest.raises(ValueError, match="targets must be x1, y1, x2, y2 with x1 <= x2"):
             loss(inverted, inverted)
-        units = jax.jit(lambda p, t, loss=loss: loss(p, t, reduction="none"))(inverted, inverted)
+        units = quick(jax.vmap(loss))(inverted, inverted)
         assert np.isfinite(units[0])
         assert np.isnan(units[1])
         assert np.isfinite(loss(inverted, inverted[:1].repeat(2, 0)))
@@ -172,7 +177,7 @@ def test_weights_are_of_boxes_in_the_recipe_of_smooth_l1():
     rng = np.random.default_rng(8)
     boxes = [oracle._draw(rng, (5,)).astype(np.float32) for _ in range(2)]
     weights = np.arange(5.0, dtype=np.float32)
-    ours = losses.smooth_l1(*boxes, beta=1 / 9, weights=weights[:, None], reduction="sum")
+    ours = quick(lambda *a: losses.smooth_l1(*a, beta=1 / 9, weights=weights[:, None], reduction="sum"))(*boxes)
     error = np.abs(boxes[0] - boxes[1])
     units = np.where(error < 1 / 9, 4.5 * error**2, error - 1 / 18)
     np.testing.assert_allclose(ours, np.sum(weights[:, None] * units), rtol=1e-5)
@@ -193,7 +198,8 @@ def test_torchvision(peer):
     first, second = (torch.tensor(b, requires_grad=True) for b in boxes)
     theirs = getattr(ops, peer)(first, second, reduction="sum")
     theirs.backward()
-    ours, gradient = jax.value_and_grad(lambda p: getattr(losses, PEERS[peer])(p, boxes[1], reduction="sum"))(boxes[0])
+    total = lambda p: getattr(losses, PEERS[peer])(p, boxes[1], reduction="sum")  # noqa: E731
+    ours, gradient = quick(jax.value_and_grad(total))(boxes[0])
     np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)
     np.testing.assert_allclose(gradient, first.grad.numpy(), rtol=1e-4, atol=1e-5)
 

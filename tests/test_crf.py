@@ -26,6 +26,11 @@ SCORES: Any = {
 KEEP = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]], bool)
 
 
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(partial(f, **options))(*arrays)
+
+
 def score(logits, path, transitions, starts, ends):
     if not len(path):
         return 0.0
@@ -69,8 +74,8 @@ def test_every_path_with_steps_left_out():
 
 
 def test_without_transitions_it_is_cross_entropy():
-    ours = losses.linear_chain_crf(LOGITS, LABELS, transitions=np.zeros((TAGS, TAGS)), reduction="none")
-    each = losses.softmax_cross_entropy_with_integer_labels(LOGITS, LABELS, reduction="none")
+    ours = once(losses.linear_chain_crf, LOGITS, LABELS, transitions=np.zeros((TAGS, TAGS)), reduction="none")
+    each = once(losses.softmax_cross_entropy_with_integer_labels, LOGITS, LABELS, reduction="none")
     np.testing.assert_allclose(ours, each.sum(-1), rtol=1e-6)
 
 
@@ -87,7 +92,7 @@ def test_a_sequence_that_is_nearly_sure_keeps_its_digits():
     """A difference of log partition and score has none of them left, as in pytorch-crf."""
     labels = jnp.asarray(RNG.integers(0, TAGS, 50))
     logits = (30 * np.eye(TAGS)[labels] + RNG.normal(size=(50, TAGS))).astype(np.float32)
-    f = jax.jit(jax.value_and_grad(partial(losses.linear_chain_crf, labels=labels, transitions=SCORES["transitions"])))
+    f = quick(jax.value_and_grad(partial(losses.linear_chain_crf, labels=labels, transitions=SCORES["transitions"])))
     value, gradient = f(logits)
     with jax.enable_x64(True):
         transitions = jnp.asarray(SCORES["transitions"], jnp.float64)
@@ -113,7 +118,7 @@ def test_forbidden_tags_and_transitions():
         near = [f(*(x + sign * 1e-6 * d for x, d in zip((logits, transitions), ways, strict=True))) for sign in (1, -1)]
         for high, low, slope in zip(*near, second, strict=True):
             np.testing.assert_allclose((high - low) / 2e-6, slope, atol=1e-8)
-        value = losses.linear_chain_crf(logits, labels, transitions=transitions)
+        value = once(losses.linear_chain_crf, logits, labels, transitions=transitions)
     scores = {"transitions": transitions, "starts": np.zeros(3), "ends": np.zeros(3)}
     with np.errstate(invalid="ignore"):
         np.testing.assert_allclose(value, enumerated(np.asarray(logits), labels, **scores)[0], rtol=1e-12)
@@ -125,7 +130,7 @@ def test_an_impossible_sequence_costs_infinity_and_has_no_gradient():
     labels = np.array([[0, 1, 2, 1], [0, 0, 2, 1]])
     run = partial(losses.linear_chain_crf, labels=labels, transitions=transitions)
     values = run(LOGITS[:2], reduction="none")
-    gradient = jax.jit(jax.grad(partial(run, reduction="sum")))(LOGITS[:2])
+    gradient = quick(jax.grad(partial(run, reduction="sum")))(LOGITS[:2])
     assert np.isposinf(values[0])
     assert np.isfinite(values[1])
     assert not gradient[0].any()
@@ -168,7 +173,7 @@ def test_pytorch_crf_agrees():
     keep = np.sort(KEEP, axis=-1)[:, ::-1][[0, 1, 2, 4]]
     arrays = LOGITS[:4], LABELS[:4]
     theirs = -peer(*map(torch.tensor, arrays), mask=torch.tensor(keep.copy())).item()
-    ours = losses.linear_chain_crf(*arrays, step_where=keep, reduction="sum", **scores)
+    ours = once(losses.linear_chain_crf, *arrays, step_where=keep, reduction="sum", **scores)
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
@@ -213,25 +218,25 @@ def test_the_best_path_of_all(forbidden):
 
 
 def test_no_path_is_allowed():
-    labels, total = activations.viterbi(LOGITS[0], transitions=np.full((TAGS, TAGS), -np.inf))
+    labels, total = once(activations.viterbi, LOGITS[0], transitions=np.full((TAGS, TAGS), -np.inf))
     assert np.isneginf(total)
     assert ((labels >= 0) & (labels < TAGS)).all()
 
 
 def test_decoding_takes_axes_and_half_precision():
-    labels, total = activations.viterbi(LOGITS, **SCORES)
+    labels, total = once(activations.viterbi, LOGITS, **SCORES)
     assert labels.dtype == jnp.int32
-    deeper, _ = activations.viterbi(LOGITS[None], **SCORES)
+    deeper, _ = once(activations.viterbi, LOGITS[None], **SCORES)
     np.testing.assert_array_equal(deeper[0], labels)
-    single, _ = jax.vmap(lambda z: activations.viterbi(z, **SCORES))(LOGITS)
+    single, _ = quick(jax.vmap(lambda z: activations.viterbi(z, **SCORES)))(LOGITS)
     np.testing.assert_array_equal(single, labels)
-    assert activations.viterbi(jnp.asarray(LOGITS, jnp.bfloat16), **SCORES)[1].dtype == total.dtype == jnp.float32
+    assert once(activations.viterbi, jnp.asarray(LOGITS, jnp.bfloat16), **SCORES)[1].dtype == total.dtype == jnp.float32
 
 
 def test_long_sequences_are_decoded_with_all_digits():
     """A running total of 1e6 would hide differences of 0.01."""
     logits = (1e3 + 0.01 * RNG.normal(size=(1000, TAGS))).astype(np.float32)
-    labels, _ = activations.viterbi(logits, transitions=np.zeros((TAGS, TAGS)))
+    labels, _ = once(activations.viterbi, logits, transitions=np.zeros((TAGS, TAGS)))
     np.testing.assert_array_equal(labels, logits.argmax(-1))
 
 
@@ -250,7 +255,7 @@ def test_decoding_is_sharded(kind):
 
 def test_the_structured_perceptron():
     """How far the best sequence is above the true one; 0 where that is the best."""
-    labels, best = activations.viterbi(LOGITS, **SCORES)
+    labels, best = once(activations.viterbi, LOGITS, **SCORES)
     own = [score(LOGITS[i], labels[i].tolist(), **SCORES) for i in range(UNITS)]
     np.testing.assert_allclose(best, own, rtol=1e-6)
     worse = [score(LOGITS[i], LABELS[i].tolist(), **SCORES) for i in range(UNITS)]

@@ -1,5 +1,6 @@
 """CTC: peers under the conventions that the docstring claims, padding, what cannot be read, and long sequences."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from lossax import activations, losses
 from tests.test_losses import compare
+from tests.vocabulary import quick
 
 RNG: Any = np.random.default_rng(0)
 BATCH, FRAMES, LABELS, CLASSES = 6, 14, 4, 6
@@ -22,10 +24,15 @@ FRAME_WHERE = np.arange(FRAMES) < FRAME_COUNTS[:, None]
 LABEL_WHERE = np.arange(LABELS) < LABEL_COUNTS[:, None]
 
 
-step = jax.jit(jax.value_and_grad(losses.ctc))
+step = quick(jax.value_and_grad(losses.ctc))
 
 
-@jax.jit
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(functools.partial(f, **options))(*arrays)
+
+
+@quick
 def _padded(logits, texts, frames, labels):
     def total(logits):
         units = losses.ctc(logits, texts, frame_where=frames, label_where=labels, reduction="none")
@@ -64,10 +71,10 @@ def test_torch_agrees():
 def test_reductions_and_blank_of_torch():
     lengths, last = np.maximum(LABEL_COUNTS, 1), CLASSES - 1
     fixed = {"frame_where": FRAME_WHERE, "label_where": LABEL_WHERE}
-    mean = losses.ctc(LOGITS, TEXTS, **fixed, weights=1.0 / lengths, reduction="sum") / BATCH
+    mean = once(losses.ctc, LOGITS, TEXTS, **fixed, weights=1.0 / lengths, reduction="sum") / BATCH
     expected, _ = torch_ctc(LOGITS, TEXTS, FRAME_COUNTS, LABEL_COUNTS)
     np.testing.assert_allclose(mean, expected, rtol=1e-6)
-    moved = losses.ctc(np.roll(LOGITS, -1, axis=-1), TEXTS - 1, blank=last, **fixed, reduction="none")
+    moved = once(losses.ctc, np.roll(LOGITS, -1, axis=-1), TEXTS - 1, blank=last, **fixed, reduction="none")
     np.testing.assert_allclose(moved, padded(LOGITS)[0], rtol=1e-6)
 
 
@@ -75,7 +82,7 @@ def test_optax_agrees():
     optax = pytest.importorskip("optax")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         pads = np.float32(~FRAME_WHERE), TEXTS, np.float32(~LABEL_WHERE)
-        f = jax.jit(lambda z: jax.vjp(lambda z: optax.losses.ctc_loss(z, *pads), z))
+        f = quick(lambda z: jax.vjp(lambda z: optax.losses.ctc_loss(z, *pads), z))
         expected, pull = f(LOGITS)
         (slopes,) = pull(jnp.ones(BATCH))
     units, gradients = padded(LOGITS)
@@ -209,16 +216,17 @@ def test_long_sure_sequences_are_exact():
     np.testing.assert_allclose(gradient, slopes, atol=1e-5 * np.abs(slopes).max())
 
 
-@pytest.mark.parametrize("size", [1e4, 1e30, float(np.finfo(np.float32).max)])
-def test_logits_of_any_size(size):
+def test_logits_of_any_size():
     """The best symbol of each frame is free; what reads as the labels pays for one frame, or for none."""
-    logits = np.zeros((2, 4, 3), np.float32)
-    logits[0, [0, 1, 2, 3], [1, 1, 0, 2]] = size
-    logits[1, [0, 1, 2, 3], [1, 0, 0, 0]] = size
-    value, gradient = jax.vmap(jax.value_and_grad(losses.ctc))(logits, jnp.array([[1, 2], [1, 2]]))
-    np.testing.assert_allclose(value, [0.0, size - np.log(3.0)], rtol=1e-6)
-    np.testing.assert_allclose(gradient[0], 0.0, atol=1e-30)
-    np.testing.assert_allclose(gradient[1, 1:], np.tile([1 / 3, 0, -1 / 3], (3, 1)), atol=1e-6)
+    each = quick(jax.vmap(jax.value_and_grad(losses.ctc)))
+    for size in (1e4, 1e30, float(np.finfo(np.float32).max)):
+        logits = np.zeros((2, 4, 3), np.float32)
+        logits[0, [0, 1, 2, 3], [1, 1, 0, 2]] = size
+        logits[1, [0, 1, 2, 3], [1, 0, 0, 0]] = size
+        value, gradient = each(logits, np.array([[1, 2], [1, 2]]))
+        np.testing.assert_allclose(value, [0.0, size - np.log(3.0)], rtol=1e-6)
+        np.testing.assert_allclose(gradient[0], 0.0, atol=1e-30)
+        np.testing.assert_allclose(gradient[1, 1:], np.tile([1 / 3, 0, -1 / 3], (3, 1)), atol=1e-6)
 
 
 def test_half_precision_logits_of_many_frames():
@@ -268,7 +276,7 @@ def test_best_path(blank):
     keep = RNG.random((5, 40)) < 0.8
     keep[0] = False
     keep[1] = True
-    labels, where = jax.jit(lambda z, w: activations.ctc_best_path(z, blank=blank, frame_where=w))(
+    labels, where = quick(lambda z, w: activations.ctc_best_path(z, blank=blank, frame_where=w))(
         np.where(keep[..., None], logits, np.nan), keep
     )
     for i in range(5):
@@ -280,8 +288,8 @@ def test_best_path(blank):
 
 
 def test_the_best_path_of_what_was_learned_reads_as_the_labels():
-    logits, texts, run = jnp.zeros((1, 10, 4)), jnp.array([[1, 1, 3]]), jax.jit(jax.grad(losses.ctc))
+    logits, texts, run = jnp.zeros((1, 10, 4)), jnp.array([[1, 1, 3]]), quick(jax.grad(losses.ctc))
     for _ in range(60):
         logits = logits - 5.0 * run(logits, texts)
-    labels, where = activations.ctc_best_path(logits)
+    labels, where = once(activations.ctc_best_path, logits)
     assert labels[where].tolist() == [1, 1, 3]

@@ -1,13 +1,21 @@
 """Losses over many classes beyond the contract: peers, limits, what the corrections are for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lossax import losses, targets
+from tests.vocabulary import quick
 
 CLASSES = 20
+
+
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(functools.partial(f, **options))(*arrays)
 
 
 def problem(seed=0, units=9, d=4, classes=CLASSES):
@@ -24,15 +32,15 @@ def gather(logits, labels):
 def test_every_class_as_a_sample_is_the_full_softmax():
     """With the label itself among the samples, and removed as an accidental hit."""
     logits, labels = problem()
-    full = losses.softmax_cross_entropy_with_integer_labels(logits, labels, reduction="none")
+    full = once(losses.softmax_cross_entropy_with_integer_labels, logits, labels, reduction="none")
     hits = np.arange(CLASSES) == labels[:, None]
-    sampled = losses.sampled_softmax(gather(logits, labels)[:, 0], logits, hits=hits, reduction="none")
+    sampled = once(losses.sampled_softmax, gather(logits, labels)[:, 0], logits, hits=hits, reduction="none")
     np.testing.assert_allclose(sampled, full, rtol=1e-6)
     removed = np.where(hits, -np.inf, logits)
     np.testing.assert_array_equal(
-        losses.sampled_softmax(gather(logits, labels)[:, 0], removed, reduction="none"), sampled
+        once(losses.sampled_softmax, gather(logits, labels)[:, 0], removed, reduction="none"), sampled
     )
-    gradient = jax.grad(lambda s: losses.sampled_softmax(gather(logits, labels)[:, 0], s, hits=hits))(logits)
+    gradient = quick(jax.grad(lambda s: losses.sampled_softmax(gather(logits, labels)[:, 0], s, hits=hits)))(logits)
     assert not np.any(gradient[hits])
 
 
@@ -52,31 +60,31 @@ def test_the_correction_removes_the_bias(skewed):
         options = {"true_log_q": 0.0, "sampled_log_q": log_q[others]} if corrected else {}
         return losses.sampled_softmax(z[0, labels[0]][None], z[0, others][None], **options)
 
-    full = jax.grad(lambda z: losses.softmax_cross_entropy_with_integer_labels(z, labels))(logits)
-    corrected = jax.grad(loss)(jnp.asarray(logits), True)
+    full = quick(jax.grad(lambda z: losses.softmax_cross_entropy_with_integer_labels(z, labels)))(logits)
+    corrected = quick(jax.grad(lambda z: loss(z, True)))(logits)
     np.testing.assert_allclose(corrected, full, atol=0.05)
     if skewed:
-        assert np.max(np.abs(jax.grad(loss)(jnp.asarray(logits), False) - full)) > 0.1
+        assert np.max(np.abs(quick(jax.grad(lambda z: loss(z, False)))(logits) - full)) > 0.1
 
 
 def test_a_common_factor_of_q_cancels():
     logits, labels = problem(3)
     true = gather(logits, labels)[:, 0]
-    plain = losses.sampled_softmax(true, logits[:, :5], reduction="none")
-    shifted = losses.sampled_softmax(true, logits[:, :5], true_log_q=-7.0, sampled_log_q=-7.0, reduction="none")
+    plain = once(losses.sampled_softmax, true, logits[:, :5], reduction="none")
+    shifted = once(losses.sampled_softmax, true, logits[:, :5], true_log_q=-7.0, sampled_log_q=-7.0, reduction="none")
     np.testing.assert_allclose(shifted, plain, rtol=1e-6)
 
 
 def test_a_correction_counts_next_to_large_logits():
     """1e30 - log q is 1e30 in float32: the difference of the logits comes first."""
     t, s = np.float32(1e30), np.full(3, 1e30, np.float32)
-    loss = losses.sampled_softmax(t, s, true_log_q=np.log(0.5), sampled_log_q=np.log(0.25))
+    loss = once(losses.sampled_softmax, t, s, true_log_q=np.log(0.5), sampled_log_q=np.log(0.25))
     np.testing.assert_allclose(loss, np.log1p(3 * 2), rtol=1e-6)
 
 
 def test_confident_rows_keep_their_digits():
     for options in ({}, {"true_log_q": -1.0, "sampled_log_q": -1.0}):
-        value = losses.sampled_softmax(np.float32(20), np.float32([0, 0]), **options)
+        value = once(losses.sampled_softmax, np.float32(20), np.float32([0, 0]), **options)
         np.testing.assert_allclose(value, 4.122307e-9, rtol=2e-6)
 
 
@@ -96,16 +104,17 @@ def test_noise_contrastive_estimation_normalises():
         )  # fmt: skip
         return data + noise
 
-    np.testing.assert_allclose(jax.grad(expected)(jnp.log(p)), 0, atol=1e-7)
-    assert np.max(np.abs(jax.grad(expected)(jnp.log(p) + 1))) > 0.05
+    slope = quick(jax.grad(expected))
+    np.testing.assert_allclose(slope(np.log(p)), 0, atol=1e-7)
+    assert np.max(np.abs(slope(np.log(p) + 1))) > 0.05
 
 
 def test_negative_sampling_is_noise_contrastive_with_k_q_of_one():
     logits, labels = problem(4)
     true, k = gather(logits, labels)[:, 0], 6
-    ours = losses.negative_sampling(true, logits[:, :k], reduction="none")
-    other = losses.noise_contrastive(
-        true, logits[:, :k], true_log_q=-np.log(k), sampled_log_q=-np.log(k), reduction="none"
+    ours = once(losses.negative_sampling, true, logits[:, :k], reduction="none")
+    other = once(
+        losses.noise_contrastive, true, logits[:, :k], true_log_q=-np.log(k), sampled_log_q=-np.log(k), reduction="none"
     )
     np.testing.assert_allclose(ours, other, rtol=1e-6)
     expected = np.log1p(np.exp(-true)) + np.log1p(np.exp(logits[:, :k])).sum(-1)
@@ -117,15 +126,17 @@ def test_hits_leave_no_trace():
     true, hits = gather(logits, labels)[:, 0], np.arange(6) == 2
     some = np.delete(logits[:, :6], 2, axis=1)
     np.testing.assert_array_equal(
-        losses.negative_sampling(true, logits[:, :6], hits=hits), losses.negative_sampling(true, some)
+        once(losses.negative_sampling, true, logits[:, :6], hits=hits), once(losses.negative_sampling, true, some)
     )
     np.testing.assert_allclose(
-        losses.sampled_softmax(true, logits[:, :6], hits=hits), losses.sampled_softmax(true, some), rtol=1e-6
+        once(losses.sampled_softmax, true, logits[:, :6], hits=hits),
+        once(losses.sampled_softmax, true, some),
+        rtol=1e-6,
     )
     spoiled = np.where(hits, np.inf, logits[:, :6])
     for loss in (losses.sampled_softmax, losses.negative_sampling):
-        value, gradient = jax.value_and_grad(lambda s, f=loss: f(true, s, hits=hits))(spoiled)
-        np.testing.assert_allclose(value, loss(true, some), rtol=1e-6)
+        value, gradient = quick(jax.value_and_grad(lambda s, f=loss: f(true, s, hits=hits)))(spoiled)
+        np.testing.assert_allclose(value, once(loss, true, some), rtol=1e-6)
         assert np.isfinite(gradient).all()
     with pytest.raises(TypeError, match="hits must be bool"):
         losses.negative_sampling(true, some, hits=np.ones(5))
@@ -144,15 +155,15 @@ def test_adaptive_softmax_of_torch(cutoffs):
     matrix = lambda layer: layer.weight.detach().numpy().T  # noqa: E731
     head, tails = matrix(module.head), tuple((matrix(tail[0]), matrix(tail[1])) for tail in module.tail)
     f = lambda h, head, tails, **o: losses.adaptive_softmax(h, labels, head=head, tails=tails, **o)  # noqa: E731
-    value, gradients = jax.value_and_grad(f, argnums=(0, 1, 2))(hidden, head, tails)
+    value, gradients = quick(jax.value_and_grad(f, argnums=(0, 1, 2)))(hidden, head, tails)
     np.testing.assert_allclose(value, theirs.loss.item(), rtol=1e-6)
     np.testing.assert_allclose(gradients[0], leaf.grad.numpy(), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(gradients[1], module.head.weight.grad.numpy().T, rtol=1e-4, atol=1e-7)
     for ours, tail in zip(gradients[2], module.tail, strict=True):
         for gradient, layer in zip(ours, tail, strict=True):
             np.testing.assert_allclose(gradient, layer.weight.grad.numpy().T, rtol=1e-4, atol=1e-7)
-    every = [f(np.repeat(hidden[:1], CLASSES, 0), head, tails, reduction="none")]
-    np.testing.assert_allclose(np.exp(-np.array(every)).sum(), 1, rtol=1e-6)
+    every = quick(functools.partial(f, reduction="none"))(np.repeat(hidden[:1], CLASSES, 0), head, tails)
+    np.testing.assert_allclose(np.exp(-every).sum(), 1, rtol=1e-6)
 
 
 def test_adaptive_softmax_says_what_does_not_fit():
@@ -181,4 +192,4 @@ def test_the_log_uniform_sampler():
     np.testing.assert_allclose(tail, -9 * np.log(10) - np.log(np.log(1e9)), rtol=1e-6)
     with pytest.raises(ValueError, match="labels must be in"):
         targets.log_uniform_log_q(np.array([5]), classes=5)
-    assert np.isnan(jax.jit(lambda x: targets.log_uniform_log_q(x, classes=5))(np.array([5])))[0]
+    assert np.isnan(quick(lambda x: targets.log_uniform_log_q(x, classes=5))(np.array([5])))[0]

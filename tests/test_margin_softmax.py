@@ -1,5 +1,6 @@
 """Classes as directions: peers' formulas by hand, angles at which they break, proxies, moving margins and centers."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from lossax import activations, losses, objectives
 from lossax.activations import class_cosines
+from tests.vocabulary import quick
 
 RNG: Any = np.random.default_rng(0)
 N, D, CLASSES, CENTERS = 12, 4, 5, 3
@@ -18,6 +20,11 @@ EMBEDDINGS: Any = RNG.normal(size=(N, D))
 PROTOTYPES: Any = RNG.normal(size=(CLASSES, D))
 SEVERAL: Any = RNG.normal(size=(CLASSES, CENTERS, D))
 LABELS: Any = RNG.integers(0, CLASSES, N)
+
+
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(functools.partial(f, **options))(*arrays)
 
 
 # ---- peers, by hand --------------------------------------------------------------------------------------------------
@@ -71,7 +78,7 @@ def test_peers_agree(name):
     value = torch.nn.functional.cross_entropy(16.0 * insightface(torch, cosines, **peer), torch.tensor(LABELS))
     value.backward()
     with jax.enable_x64(True):
-        f = jax.jit(
+        f = quick(
             jax.value_and_grad(
                 lambda x, w: losses.margin_softmax(class_cosines(x, w), LABELS, scale=16.0, **own), (0, 1)
             )
@@ -90,8 +97,8 @@ def test_sphereface():
         k = np.floor(4 * np.arccos(own) / np.pi)
         logits = c.copy()
         logits[np.arange(N), LABELS] = (-1) ** k * (8 * own**4 - 8 * own**2 + 1) - 2 * k
-        ours = jax.jit(lambda c: losses.margin_softmax(c, LABELS, angle_factor=4.0, angular_margin=0.0, scale=8.0))(c)
-        expected = losses.softmax_cross_entropy_with_integer_labels(8.0 * logits, LABELS)
+        ours = quick(lambda c: losses.margin_softmax(c, LABELS, angle_factor=4.0, angular_margin=0.0, scale=8.0))(c)
+        expected = once(losses.softmax_cross_entropy_with_integer_labels, 8.0 * logits, LABELS)
     np.testing.assert_allclose(ours, expected, rtol=1e-12)
 
 
@@ -108,7 +115,7 @@ def test_several_centers():
     with jax.enable_x64(True):
         np.testing.assert_allclose(class_cosines(EMBEDDINGS, SEVERAL), each.amax(2), rtol=1e-12)
         cosines = class_cosines(EMBEDDINGS, SEVERAL, gamma=0.1)
-        ours = losses.margin_softmax(cosines, LABELS, scale=20, angular_margin=0, cosine_margin=0.01)
+        ours = once(losses.margin_softmax, cosines, LABELS, scale=20, angular_margin=0, cosine_margin=0.01)
     np.testing.assert_allclose(ours, triple.item(), rtol=1e-12)
 
 
@@ -123,8 +130,8 @@ def test_proxies_are_distances():
     plus = torch.nn.functional.cross_entropy(-9 * torch.cdist(unit(x), unit(w)) ** 2, y)
     with jax.enable_x64(True):
         cosines = class_cosines(EMBEDDINGS, PROTOTYPES)
-        plain = losses.proxy_nca(cosines, LABELS)
-        softmax = losses.margin_softmax(cosines, LABELS, scale=18, angular_margin=0)
+        plain = once(losses.proxy_nca, cosines, LABELS)
+        softmax = once(losses.margin_softmax, cosines, LABELS, scale=18, angular_margin=0)
     np.testing.assert_allclose(plain, (own + torch.logsumexp(others, 1)).mean().item(), rtol=1e-10)
     np.testing.assert_allclose(softmax, plus.item(), rtol=1e-10)
 
@@ -141,7 +148,7 @@ def test_proxy_anchor_as_in_its_code():
     value = torch.log(1 + near).sum() / (hot.sum(0) > 0).sum() + torch.log(1 + far).sum() / CLASSES
     value.backward()
     with jax.enable_x64(True):
-        f = jax.jit(jax.value_and_grad(lambda x: losses.proxy_anchor(class_cosines(x, PROTOTYPES), LABELS)))
+        f = quick(jax.value_and_grad(lambda x: losses.proxy_anchor(class_cosines(x, PROTOTYPES), LABELS)))
         ours, slope = f(EMBEDDINGS)
     np.testing.assert_allclose(ours, value.item(), rtol=1e-12)
     np.testing.assert_allclose(slope, x.grad, rtol=1e-9, atol=1e-12)
@@ -151,9 +158,9 @@ def test_proxy_anchor_of_any_scale():
     """Exponentials of 1e3 neither overflow nor swallow the rest."""
     cosines = jnp.asarray(class_cosines(EMBEDDINGS, PROTOTYPES), jnp.float32)
     f = jax.value_and_grad(lambda c: losses.proxy_anchor(c, LABELS, scale=1000.0))
-    value, slope = jax.jit(f)(cosines)
+    value, slope = quick(f)(cosines)
     with jax.enable_x64(True):
-        wide, exact = jax.jit(f)(np.float64(cosines))
+        wide, exact = quick(f)(np.float64(cosines))
     np.testing.assert_allclose(value, wide, rtol=1e-6)
     np.testing.assert_allclose(slope, exact, rtol=1e-4, atol=1e-3)
 
@@ -174,10 +181,10 @@ def test_embeddings_upon_their_class():
         return losses.margin_softmax(class_cosines(x, np.eye(2, dtype=np.float32)), np.zeros(2, int))
 
     x = jnp.array([[2.0, 0.0], [-3.0, 0.0]])
-    value, slope = jax.jit(jax.value_and_grad(loss))(x)
+    value, slope = quick(jax.value_and_grad(loss))(x)
     assert np.isfinite(value)
     assert np.isfinite(slope).all()
-    assert np.isfinite(jax.jit(lambda x: jax.jvp(jax.grad(loss), (x,), (jnp.ones_like(x),))[1])(x)).all()
+    assert np.isfinite(quick(lambda x: jax.jvp(jax.grad(loss), (x,), (jnp.ones_like(x),))[1])(x)).all()
     assert not np.any(slope[:, 0]), "length has no gradient"
 
 
@@ -186,7 +193,7 @@ def test_continuation_has_no_kink():
     angles = np.linspace(0.02, np.pi - 0.02, 2001).astype(np.float32)
     cosines = jnp.stack([jnp.cos(angles), jnp.zeros_like(angles)], axis=-1)
 
-    @jax.jit
+    @quick
     def logits(c, factor, margin):  # of rows so wrong that the loss is the gap
         options = {"angular_margin": margin, "angle_factor": factor, "cosine_margin": 20.0}
         values, back = jax.vjp(lambda c: -losses.margin_softmax(c, np.zeros(2001, int), reduction="none", **options), c)
@@ -203,7 +210,7 @@ def test_easy_margin():
     """A margin for each unit."""
     c = class_cosines(EMBEDDINGS, PROTOTYPES)
     own = c[np.arange(N), LABELS]
-    loss = jax.jit(lambda margin: losses.margin_softmax(c, LABELS, angular_margin=margin, reduction="none"))
+    loss = quick(lambda margin: losses.margin_softmax(c, LABELS, angular_margin=margin, reduction="none"))
     ours, with_margin, without = (loss(m) for m in (jnp.where(own > 0, 0.5, 0.0), jnp.full(N, 0.5), jnp.zeros(N)))
     np.testing.assert_allclose(ours, np.where(own > 0, with_margin, without), rtol=1e-6)
     with pytest.raises(ValueError, match="does not broadcast"):
@@ -216,13 +223,13 @@ def test_missing_classes(loss):
     c = np.array(class_cosines(EMBEDDINGS, PROTOTYPES))
     full = np.insert(c, 2, -np.inf, axis=1)
     labels = np.where(LABELS >= 2, LABELS + 1, LABELS)
-    value, slope = jax.jit(jax.value_and_grad(lambda c: loss(c, labels)))(full)
-    expected, exact = jax.jit(jax.value_and_grad(lambda c: loss(c, LABELS)))(c)
+    value, slope = quick(jax.value_and_grad(lambda c: loss(c, labels)))(full)
+    expected, exact = quick(jax.value_and_grad(lambda c: loss(c, LABELS)))(c)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(np.delete(slope, 2, axis=1), exact, rtol=1e-5, atol=1e-7)
     assert not np.any(slope[:, 2])
     if loss is not losses.proxy_anchor:
-        assert loss(full, np.full(N, 2)) == np.inf
+        assert once(loss, full, np.full(N, 2)) == np.inf
 
 
 @pytest.mark.parametrize("loss", [losses.margin_softmax, losses.proxy_nca, losses.proxy_anchor])
@@ -230,9 +237,9 @@ def test_logits_are_no_cosines(loss):
     logits = 3.0 * jnp.asarray(EMBEDDINGS @ PROTOTYPES.T, jnp.float32)
     with pytest.raises(ValueError, match=r"cosines must be in \[-1, 1\]"):
         loss(logits, LABELS)
-    assert np.isnan(jax.jit(loss)(logits, LABELS))
+    assert np.isnan(quick(loss)(logits, LABELS))
     rounded = jnp.array([[1.0 + 2.0**-7, 0.0]])  # the cosine of a vector with itself in bfloat16
-    assert np.isfinite(jax.grad(lambda c: loss(c, np.array([0])))(rounded)).all()
+    assert np.isfinite(quick(jax.grad(lambda c: loss(c, np.array([0]))))(rounded)).all()
 
 
 def test_linear_is_for_arcface():
@@ -248,7 +255,7 @@ def test_cosines_of_any_length():
     lengths = jnp.array([1e-30, 1.0, 1e30, 1e38, 0.0])
     x = lengths[:, None] * jnp.array([[0.6, 0.8]])
     w = jnp.array([[1.0, 0.0], [0.0, 1e20], [0.0, 0.0]])
-    f = jax.jit(lambda x, w: (class_cosines(x, w), jax.grad(lambda *a: class_cosines(*a).sum(), (0, 1))(x, w)))
+    f = quick(lambda x, w: (class_cosines(x, w), jax.grad(lambda *a: class_cosines(*a).sum(), (0, 1))(x, w)))
     cosines, slopes = f(x, w)
     expected = np.array([[0.6, 0.8, 0.0]] * 4 + [[0.0] * 3])
     np.testing.assert_allclose(cosines, expected, rtol=1e-6)
@@ -259,7 +266,7 @@ def test_cosines_of_any_length():
     assert not np.any(slopes[0][4])
     assert not np.any(slopes[1][2])
     np.testing.assert_allclose(
-        activations.unit_vectors(x), np.where(lengths[:, None] > 0, [[0.6, 0.8]], 0.0), rtol=1e-6
+        once(activations.unit_vectors, x), np.where(lengths[:, None] > 0, [[0.6, 0.8]], 0.0), rtol=1e-6
     )
 
 
@@ -279,7 +286,7 @@ def test_cosines_never_leave_their_range():
 def test_cosines_on_an_explicit_mesh():
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
     x, several = jnp.asarray(RNG.normal(size=(16, D)), jnp.float32), jnp.asarray(SEVERAL, jnp.float32)
-    step = jax.jit(jax.value_and_grad(lambda x, w: class_cosines(x, w, gamma=0.1).sum(), (0, 1)))
+    step = quick(jax.value_and_grad(lambda x, w: class_cosines(x, w, gamma=0.1).sum(), (0, 1)))
     expected = step(x, several)
     with jax.set_mesh(mesh):
         actual = step(
@@ -299,7 +306,7 @@ def test_adaface_as_in_its_code():
     init, update = objectives.adaface()
     mean, std = torch.tensor(20.0), torch.tensor(100.0)
 
-    @jax.jit
+    @quick
     def loss(c, margins):
         options = {"angular_margin": margins.angular, "cosine_margin": margins.cosine, "beyond": "clip"}
         return losses.margin_softmax(c, LABELS, **options)
@@ -307,8 +314,9 @@ def test_adaface_as_in_its_code():
     with jax.enable_x64(True):
         state = init()
         cosines = np.float64(class_cosines(EMBEDDINGS, PROTOTYPES))
+        step = quick(update)
         for norm in norms:
-            margins, state = jax.jit(update)(state, jnp.asarray(norm))
+            margins, state = step(state, norm)
             safe = torch.tensor(norm).clip(0.001, 100)
             mean = safe.mean() * 0.01 + 0.99 * mean
             std = safe.std() * 0.01 + 0.99 * std
@@ -332,7 +340,7 @@ def test_adaface_of_what_is_there():
     assert (same.mean, same.std) == (state.mean, state.std)
     _, one = update(state, norms, where=jnp.arange(4) == 0)
     assert (one.mean, one.std) == (10.0, state.std)
-    slope = jax.grad(lambda x: update(init(), x)[0].angular.sum())(jnp.array([1.0, 2.0]))
+    slope = quick(jax.grad(lambda x: update(init(), x)[0].angular.sum()))(jnp.array([1.0, 2.0]))
     assert not np.any(slope)
     assert np.isfinite(margins.angular).all()
 
@@ -344,7 +352,7 @@ def test_centers_as_in_the_paper():
     state = init()
     for _ in range(3):
         x = RNG.normal(size=(N, D)).astype(np.float32)
-        penalty, state = jax.jit(update)(state, x, LABELS, weights=weights)
+        penalty, state = quick(update)(state, x, LABELS, weights=weights)
         each = 0.5 * ((x - centers[LABELS]) ** 2).sum(-1)
         np.testing.assert_allclose(penalty, (weights * each).sum() / weights.sum(), rtol=1e-5)
         moves = np.zeros_like(centers)
@@ -360,17 +368,17 @@ def test_centers_of_bad_labels_and_masks():
     init, update = objectives.centers(2, 1, alpha=lambda step: 1.0 / (1.0 + jnp.float32(step)))
     x, labels = jnp.array([[1.0], [jnp.nan], [4.0]]), jnp.array([0, 7, 1])
     keep = jnp.array([True, False, True])
-    penalty, state = jax.jit(update)(init(), x, labels, where=keep)
+    penalty, state = quick(update)(init(), x, labels, where=keep)
     assert penalty == (1.0 + 16.0) / 4
     np.testing.assert_allclose(state.centers[:, 0], [0.5, 2.0])
     with pytest.raises(ValueError, match="labels must be in"):
         update(init(), x, labels)
-    penalties, moved = jax.jit(lambda s, x, y: update(s, x, y, reduction="none"))(init(), x.at[1].set(9.0), labels)
+    penalties, moved = quick(lambda s, x, y: update(s, x, y, reduction="none"))(init(), x.at[1].set(9.0), labels)
     assert np.isnan(penalties[1])
     np.testing.assert_allclose(moved.centers, state.centers)
-    slope = jax.grad(lambda x: update(state, x, jnp.array([0, 1, 1]), where=keep)[0])(x)
+    slope = quick(jax.grad(lambda x: update(state, x, jnp.array([0, 1, 1]), where=keep)[0]))(x)
     np.testing.assert_allclose(slope[:, 0], [0.25, 0.0, 1.0])
-    before = jax.grad(lambda s: update(s, x, labels, where=keep)[0], allow_int=True)(state)
+    before = quick(jax.grad(lambda s: update(s, x, labels, where=keep)[0], allow_int=True))(state)
     assert not np.any(before.centers)
 
 
@@ -384,5 +392,5 @@ def test_statistics_of_all_devices():
     run = jax.shard_map(
         lambda n, k: there.update(there.init(), n, where=k), mesh=mesh, in_specs=P("batch"), out_specs=(P("batch"), P())
     )
-    for a, b in zip(jax.tree.leaves(jax.jit(run)(norms, keep)), jax.tree.leaves(expected), strict=True):
+    for a, b in zip(jax.tree.leaves(quick(run)(norms, keep)), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lossax import losses, metrics, objectives, targets
+from tests.vocabulary import quick
 
 RNG: Any = np.random.default_rng(0)
 LISTS, N = 3, 7
@@ -21,7 +22,7 @@ ORDER: Any = np.stack([RNG.permutation(N) for _ in range(LISTS)])
 
 def jitted(f, **options):
     """One program instead of many small ones."""
-    return jax.jit(partial(f, **options))
+    return quick(partial(f, **options))
 
 
 def close(a, b, rtol=2e-6, atol=1e-7):
@@ -77,8 +78,8 @@ def test_rax_losses(name, rax):
         theirs = partial(rax.pairwise_logistic_loss, lambdaweight_fn=rax.labeldiff_lambdaweight)
     else:
         theirs = getattr(rax, peer)
-    theirs = jax.jit(jax.vmap(jax.value_and_grad(theirs)))(jnp.asarray(SCORES), relevances.astype(jnp.float32))
-    value, slope = jax.jit(jax.vmap(jax.value_and_grad(ours)))(jnp.asarray(SCORES), relevances)
+    theirs = quick(jax.vmap(jax.value_and_grad(theirs)))(jnp.asarray(SCORES), relevances.astype(jnp.float32))
+    value, slope = quick(jax.vmap(jax.value_and_grad(ours)))(jnp.asarray(SCORES), relevances)
     close(factor * value + shift, theirs[0])
     close(factor * slope, theirs[1], 1e-5, 1e-6)
 
@@ -119,17 +120,17 @@ def test_scikit_learn_metrics(topn):
     tied = np.round(SCORES)
     for name in ("dcg", "ndcg"):
         theirs = getattr(peer, f"{name}_score")(GRADES, tied, k=topn)
-        close(getattr(metrics, name)(tied, GRADES, gain="linear", topn=topn), theirs)
+        close(jitted(getattr(metrics, name), gain="linear", topn=topn)(tied, GRADES), theirs)
     found = [peer.average_precision_score(y > 0, s) for y, s in zip(GRADES, SCORES, strict=True)]
-    close(metrics.average_precision(SCORES, GRADES, reduction="none"), found)
+    close(jitted(metrics.average_precision, reduction="none")(SCORES, GRADES), found)
     areas = [peer.roc_auc_score(y > 0, s) for y, s in zip(GRADES, tied, strict=True)]
-    close(metrics.ordered_pair_accuracy(tied, (GRADES > 0).astype(int), reduction="none"), areas)
+    close(jitted(metrics.ordered_pair_accuracy, reduction="none")(tied, (GRADES > 0).astype(int)), areas)
 
 
 def test_optax_softmax():
     optax = pytest.importorskip("optax")
     theirs = optax.losses.ranking_softmax_loss(jnp.asarray(SCORES), jnp.asarray(GRADES, jnp.float32))
-    close(losses.ranking_softmax(SCORES, GRADES), theirs)
+    close(jitted(losses.ranking_softmax)(SCORES, GRADES), theirs)
 
 
 # ---- faults of peers -------------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def test_the_gradient_of_list_mle_is_right_at_equal_scores(ties):
     """That of rax' listmle_loss is up to 47% off: its running maximum splits the cotangent."""
     with jax.enable_x64(True):
         scores, relevances = jnp.array([0.5, 0.5, -1.0, 0.5]), jnp.array([0, 2, 1, 3])
-        f = jax.jit(jax.value_and_grad(partial(losses.list_mle, relevances=relevances, ties=ties)))
+        f = quick(jax.value_and_grad(partial(losses.list_mle, relevances=relevances, ties=ties)))
         sides = [[f(scores + sign * e)[0] for sign in (1, -1)] for e in 1e-6 * jnp.eye(4)]
         close(f(scores)[1], [(a - b) / 2e-6 for a, b in sides], 1e-7, 1e-8)
 
@@ -148,25 +149,29 @@ def test_the_gradient_of_list_mle_is_right_at_equal_scores(ties):
 def test_the_gradient_of_list_mle_in_rax(rax):
     with jax.enable_x64(True):
         scores, relevances = jnp.array([0.5, 0.5, -1.0, 0.5]), jnp.array([0.0, 2.0, 1.0, 3.0])
-        ours, theirs = (jax.grad(f)(scores, relevances) for f in (losses.list_mle, rax.listmle_loss))
+        ours, theirs = (quick(jax.grad(f))(scores, relevances) for f in (losses.list_mle, rax.listmle_loss))
         assert np.abs(theirs - ours).max() > 0.1, "repaired: say so no longer"
 
 
 def test_an_item_that_does_not_exist_costs_nothing():
     """Where rax' softmax_loss and Optax' ranking_softmax_loss are NaN."""
     scores, relevances = jnp.array([1.0, -jnp.inf, 0.0]), jnp.array([1, 0, 0])
-    value, slope = jax.value_and_grad(partial(losses.ranking_softmax, epsilon=0.5))(scores, relevances)
-    close(value, losses.ranking_softmax(scores[::2], relevances[::2], epsilon=0.5))
+    value, slope = quick(jax.value_and_grad(partial(losses.ranking_softmax, epsilon=0.5)))(scores, relevances)
+    close(value, jitted(losses.ranking_softmax, epsilon=0.5)(scores[::2], relevances[::2]))
     assert np.isfinite(slope).all()
 
 
 def test_a_confident_list_keeps_its_digits():
     scores, relevances = jnp.array([60.0, 20.0, 0.0]), jnp.array([2, 1, 0])
-    close(losses.ranking_softmax(scores, jnp.array([1, 0, 0])), np.exp(-40.0) + np.exp(-60.0), atol=0)
-    close(losses.list_mle(scores, relevances), np.exp(-20.0) + np.exp(-40.0), atol=0)
-    close(losses.pairwise_logistic(scores, relevances), (np.exp(-20.0) + np.exp(-40.0) + np.exp(-60.0)) / 3, atol=0)
+    close(jitted(losses.ranking_softmax)(scores, jnp.array([1, 0, 0])), np.exp(-40.0) + np.exp(-60.0), atol=0)
+    close(jitted(losses.list_mle)(scores, relevances), np.exp(-20.0) + np.exp(-40.0), atol=0)
+    close(
+        jitted(losses.pairwise_logistic)(scores, relevances),
+        (np.exp(-20.0) + np.exp(-40.0) + np.exp(-60.0)) / 3,
+        atol=0,
+    )
     lost = np.exp(-20.0) * 2 * (1 / np.log2(3) - 0.5) / (3 + 1 / np.log2(3))  # of each by swapping the lower two
-    assert 0 < losses.approx_ndcg(scores, relevances, temperature=1.0) < lost
+    assert 0 < jitted(losses.approx_ndcg, temperature=1.0)(scores, relevances) < lost
 
 
 def test_long_lists_do_not_outweigh_short_ones():
@@ -174,7 +179,7 @@ def test_long_lists_do_not_outweigh_short_ones():
     scores = jnp.array([[2.0, 0, 0, 0], [0, 1.0, 9, 9]])
     relevances = jnp.array([[1, 0, 0, 0], [1, 0, 0, 0]])
     where = np.array([[True] * 4, [True, True, False, False]])
-    value = losses.pairwise_logistic(scores, relevances, where=where)
+    value = jitted(losses.pairwise_logistic, where=where)(scores, relevances)
     close(value, (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))) / 2)
 
 
@@ -186,7 +191,7 @@ def test_relevances_outside_the_domain(loss, value):
     relevances = jnp.array([[1.0, value, 0.0], [1.0, 0.0, 2.0]])
     with pytest.raises(ValueError, match="relevances must be"):
         loss(jnp.zeros((2, 3)), relevances)
-    units = jax.jit(partial(loss, reduction="none"))(jnp.zeros((2, 3)), relevances)
+    units = quick(partial(loss, reduction="none"))(jnp.zeros((2, 3)), relevances)
     assert np.isnan(units[0])
     assert np.isfinite(units[1])
 
@@ -236,7 +241,7 @@ def test_metrics_do_not_see_what_is_masked_and_have_no_gradient():
         if name.startswith("_") or not callable(metric):
             continue
         options = {"topn": 3} if name in METRICS else {}
-        run = jax.jit(jax.value_and_grad(partial(metric, **options)))
+        run = quick(jax.value_and_grad(partial(metric, **options)))
         ours, slope = run(garbage, GRADES, where=where)
         close(ours, run(SCORES[:, where], GRADES[:, where], where=None)[0])
         assert not np.any(slope)
@@ -248,7 +253,7 @@ def test_metrics_do_not_see_what_is_masked_and_have_no_gradient():
 def test_a_network_that_begins_with_equal_scores_learns(weighting):
     """The more relevant go up, alike whatever their index, though nothing tied has a place of its own."""
     loss = partial(losses.lambdarank, weighting=weighting, topn=2)
-    slope = jax.jit(jax.grad(loss))(jnp.zeros(40), jnp.arange(40) // 10 // 3)
+    slope = quick(jax.grad(loss))(jnp.zeros(40), jnp.arange(40) // 10 // 3)
     assert (slope[30:] < 0).all()
     close(slope[30:], np.full(10, slope[30]))
     close(slope[:30], np.full(30, -slope[30] / 3), 1e-5)
@@ -256,7 +261,7 @@ def test_a_network_that_begins_with_equal_scores_learns(weighting):
 
 def test_precision_weights_are_what_a_swap_changes():
     scores, relevances = jnp.array([3.0, 2.0, 1.0, 0.0]), jnp.array([0, 1, 0, 1])
-    value = losses.lambdarank(scores, relevances, weighting="precision", topn=2)
+    value = jitted(losses.lambdarank, weighting="precision", topn=2)(scores, relevances)
     crossing = [(3, 0)]  # (relevant, irrelevant) on different sides of the cut, beside (1, 2)
     expected = sum(0.5 * np.log2(1 + np.exp(scores[j] - scores[i])) for i, j in [*crossing, (1, 2)])
     close(value, expected)
@@ -285,17 +290,18 @@ def test_list_mle_is_the_probability_of_an_order():
     """The probabilities of all orders sum to one; of two items it is the law of Bradley and Terry."""
     scores = jnp.asarray(SCORES[0, :4])
     orders = jnp.asarray(list(itertools.permutations(range(4))))
-    each = jax.jit(jax.vmap(lambda y: losses.list_mle(scores, y)))(orders)
+    each = quick(jax.vmap(lambda y: losses.list_mle(scores, y)))(orders)
     close(np.sum(np.exp(-each)), 1.0)
     signs = jnp.ones(())
-    close(losses.list_mle(scores[:2], jnp.array([1, 0])), losses.logistic(scores[0] - scores[1], signs))
+    close(jitted(losses.list_mle)(scores[:2], jnp.array([1, 0])), jitted(losses.logistic)(scores[0] - scores[1], signs))
 
 
 def test_efron_is_near_the_mean_over_orders_of_ties():
     scores = np.array([0.4, -0.2, 0.1, 0.9, -0.5], np.float32)
     relevances = np.array([2, 1, 1, 1, 0])
     orders = [np.array([3, *p, 0]) for p in itertools.permutations((1.0, 1.25, 1.5))]
-    mean = np.mean([jitted(losses.list_mle)(scores, order) for order in orders])
+    run = jitted(losses.list_mle)
+    mean = np.mean([run(scores, order) for order in orders])
     efron, breslow = (jitted(losses.list_mle, ties=ties)(scores, relevances) for ties in ("efron", "breslow"))
     assert 10 * abs(efron - mean) < abs(breslow - mean)
 
@@ -312,14 +318,14 @@ def test_positions_of_list_mle():
     close(run(discount=lambda k: 2.0 ** (N - k) - 1.0), np.sum((2.0 ** (N - place) - 1.0) * left))
     close(run(discount=lambda k: k <= 3), np.sum(left[:3]))
     ranks: Any = np.where(N - ORDER[0] <= 3, N - ORDER[0], 0)
-    close(losses.plackett_luce(scores, ranks), np.sum(left[:3]))
+    close(jitted(losses.plackett_luce)(scores, ranks), np.sum(left[:3]))
     with pytest.raises(TypeError, match="discount must be a function of places"):
         losses.list_mle(scores, ORDER[0], discount=0.5)  # pyright: ignore
 
 
 def test_unlike_lengths_of_partial_orders():
     ranks = jnp.array([[1, 2, 0, 0], [0, 1, 0, 0]])
-    each = losses.plackett_luce(jnp.zeros((2, 4)), ranks, reduction="none")
+    each = jitted(losses.plackett_luce, reduction="none")(jnp.zeros((2, 4)), ranks)
     close(each, [np.log(4) + np.log(3), np.log(4)])
 
 
@@ -334,7 +340,7 @@ REPEATABLE = {
 
 @pytest.mark.parametrize("name", REPEATABLE)
 def test_integer_weights_are_repetition(name):
-    weights, run = np.array([2, 0, 1, 3, 1, 1, 2]), jax.jit(REPEATABLE[name])
+    weights, run = np.array([2, 0, 1, 3, 1, 1, 2]), quick(REPEATABLE[name])
     repeated = run(np.repeat(SCORES, weights, -1), np.repeat(GRADES, weights, -1))
     close(run(SCORES, GRADES, weights=weights), repeated)
 
@@ -347,7 +353,7 @@ def test_inverse_propensities():
     seen = RNG.random((4000, N)) < propensities
     clicks = (seen & (relevant == 1)).astype(np.float32)
     softmax = jitted(losses.ranking_softmax)(np.broadcast_to(scores, clicks.shape), clicks / propensities)
-    close(softmax, losses.ranking_softmax(scores, relevant[None]), 0.03)
+    close(softmax, jitted(losses.ranking_softmax)(scores, relevant[None]), 0.03)
     weights = jnp.where(clicks > 0, 1.0 / propensities, 1.0)
     run = jitted(losses.lambdarank, weighting="relevance")
     pairs = run(np.broadcast_to(scores, clicks.shape), clicks, weights=weights)
@@ -380,9 +386,9 @@ def test_hinges_of_all_pairs_from_sorts(squared, grades):
         exact = np.round(np.float64(scores), 1)
         run = partial(losses.pairwise_hinge, relevances=relevances, margin=0.5, squared=squared, weights=weights)
         scattered = exact + 1e-3 * rng.normal(size=scores.shape)
+        both = quick(lambda places: [jax.value_and_grad(f)(places) for f in (run, plain)])
         for places in (exact, scattered):
-            ours = jax.jit(jax.value_and_grad(run))(jnp.asarray(places))
-            theirs = jax.jit(jax.value_and_grad(plain))(jnp.asarray(places))
+            ours, theirs = both(places)
             close(ours[0], theirs[0], 1e-12)
             if places is scattered or squared:
                 close(ours[1], theirs[1], 1e-9, 1e-12)
@@ -391,8 +397,8 @@ def test_hinges_of_all_pairs_from_sorts(squared, grades):
 def test_hinge_is_the_area_under_the_curve_of_two_grades():
     labels: Any = (GRADES > 0).astype(int)
     for margin in (0.5, 2.0):
-        theirs = losses.auc_squared_hinge(SCORES, labels, margin=margin)
-        close(losses.pairwise_hinge(SCORES, labels, margin=margin, squared=True), theirs)
+        theirs = jitted(losses.auc_squared_hinge, margin=margin)(SCORES, labels)
+        close(jitted(losses.pairwise_hinge, margin=margin, squared=True)(SCORES, labels), theirs)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +417,7 @@ def test_tiled_is_plain(loss):
     with jax.enable_x64(True):
         scores, relevances = jnp.asarray(RNG.normal(size=(2, 50))), jnp.asarray(RNG.integers(0, 4, (2, 50)))
         for dtype, rtol in (("float64", 1e-11), ("float32", 2e-5)):
-            run = [jax.jit(jax.value_and_grad(partial(loss, tile=tile))) for tile in (None, 7)]
+            run = [quick(jax.value_and_grad(partial(loss, tile=tile))) for tile in (None, 7)]
             plain, tiled = (f(scores.astype(dtype), relevances) for f in run)
             close(tiled[0], plain[0], rtol / 10)
             close(tiled[1], plain[1], rtol, rtol * np.abs(plain[1]).max())
@@ -423,7 +429,7 @@ def test_explicit_meshes(axis):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     spread = NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
-    @jax.jit
+    @quick
     @jax.value_and_grad
     def step(scores, relevances):
         kinds = (losses.pairwise_logistic, losses.pairwise_hinge, losses.list_mle)
@@ -460,7 +466,7 @@ def test_neural_ndcg_of_sharp_sorts_is_ndcg():
 
 
 def test_neural_ndcg_is_symmetric_where_scores_are_equal():
-    slope = jax.jit(jax.grad(partial(losses.neural_ndcg, sinkhorn_steps=2)))(jnp.zeros(5), jnp.array([1, 0, 0, 1, 0]))
+    slope = quick(jax.grad(partial(losses.neural_ndcg, sinkhorn_steps=2)))(jnp.zeros(5), jnp.array([1, 0, 0, 1, 0]))
     close(slope[0], slope[3])
     close(slope[jnp.array([1, 2])], np.full(2, slope[4]), 1e-5)
     assert slope[0] < 0
@@ -478,9 +484,9 @@ def test_a_doubly_stochastic_sort_counts_no_item_twice():
 def test_gumbel_noise_gives_a_gradient_where_the_metric_is_flat():
     scores, relevances = jnp.array([0.0, 3.0]), jnp.array([1, 0])
     sharp = partial(losses.approx_ndcg, temperature=0.05)
-    assert np.abs(jax.jit(jax.grad(sharp))(scores, relevances)).max() < 1e-6
+    assert np.abs(quick(jax.grad(sharp))(scores, relevances)).max() < 1e-6
     noisy = objectives.gumbel(sharp, samples=400)
-    slope = jax.jit(jax.grad(noisy, argnums=1))(jax.random.key(0), scores, relevances)
+    slope = quick(jax.grad(noisy, argnums=1))(jax.random.key(0), scores, relevances)
     assert slope[0] < -1e-3
     assert jitted(noisy, reduction="none")(jax.random.key(0), scores, relevances).shape == (400,)
     where = np.array([True, False])
@@ -497,12 +503,11 @@ SEGMENTS: Any = np.array([4, 0, 4, 9, -1, 0, 4])
 def test_padded_lists_are_the_lists():
     scores, relevances = jnp.asarray(SCORES[0]), jnp.asarray(GRADES[0])
 
-    @jax.jit
     def batch(segments, scores):
         where, (padded, grades) = targets.padded_lists(segments, (scores, relevances), lists=4, size=3)
         return losses.pairwise_logistic(padded, grades, where=where), where
 
-    (value, where), slope = jax.value_and_grad(batch, argnums=1, has_aux=True)(jnp.asarray(SEGMENTS), scores)
+    (value, where), slope = quick(jax.value_and_grad(batch, argnums=1, has_aux=True))(jnp.asarray(SEGMENTS), scores)
     each = [
         jitted(losses.pairwise_logistic)(scores[own], relevances[own]) for own in (k == SEGMENTS for k in (0, 4, 9))
     ]
@@ -517,7 +522,7 @@ def test_lists_that_do_not_fit_are_loud(lists, size, lost):
     values = jnp.ones(7)
     with pytest.raises(ValueError, match=f"segments need lists=3 and size=3, got lists={lists} and size={size}"):
         targets.padded_lists(SEGMENTS, values, lists=lists, size=size)
-    pad = jax.jit(partial(targets.padded_lists, lists=lists, size=size))
+    pad = quick(partial(targets.padded_lists, lists=lists, size=size))
     _, rows = pad(jnp.asarray(SEGMENTS), values)
     np.testing.assert_array_equal(np.isnan(rows).any(1), np.isin(np.arange(lists), lost))
 

@@ -10,6 +10,7 @@ import lossax
 from lossax import regularizers
 from tests import vocabulary as v
 from tests.oracles import oracles
+from tests.vocabulary import quick
 
 FUNCTIONS = {
     "l1": regularizers.l1,
@@ -40,18 +41,18 @@ def test_value_is_exact_and_wide(name, dtype):
     value = FUNCTIONS[name](tree)
     assert value.dtype == jnp.float32
     assert v.ulps(value, oracles()[name](exact(tree), **HYPER[name])) <= 4
-    gradient = jax.grad(FUNCTIONS[name])(tree)
+    gradient = quick(jax.grad(FUNCTIONS[name]))(tree)
     assert all(g.dtype == dtype for g in jax.tree.leaves(gradient))
-    assert jax.jit(FUNCTIONS[name])(tree) == pytest.approx(float(value), rel=1e-6)
+    assert quick(FUNCTIONS[name])(tree) == pytest.approx(float(value), rel=1e-6)
 
 
 @every
 def test_gradient(name):
     w = jnp.array([0.0, 2.0, -3.0, 1e-30])
     slope = {"l1": np.sign(w), "l2": 2 * w, "elastic_net": 0.25 * np.sign(w) + 0.75 * w}[name]
-    np.testing.assert_allclose(jax.grad(FUNCTIONS[name])({"w": w})["w"], slope, rtol=1e-6)
-    assert np.isfinite(jax.hessian(FUNCTIONS[name])(w)).all()
-    forward, reverse = jax.jacfwd(FUNCTIONS[name])(w), jax.jacrev(FUNCTIONS[name])(w)
+    np.testing.assert_allclose(quick(jax.grad(FUNCTIONS[name]))({"w": w})["w"], slope, rtol=1e-6)
+    assert np.isfinite(quick(jax.hessian(FUNCTIONS[name]))(w)).all()
+    forward, reverse = quick(jax.jacfwd(FUNCTIONS[name]))(w), quick(jax.jacrev(FUNCTIONS[name]))(w)
     np.testing.assert_array_equal(forward, reverse)
 
 
@@ -65,13 +66,13 @@ def test_masks(name):
         lambda p: jax.tree.map(lambda x: x.ndim > 1, p),
         jax.tree.map(jnp.asarray, {"dense": {"kernel": True, "bias": False}, "norm": {"scale": False}}),
     ]
-    for mask in rules:
-        value, gradient = jax.value_and_grad(lambda p, mask=mask: f(p, mask=mask))(tree)
+    masked = quick(lambda p: [jax.value_and_grad(lambda p, mask=mask: f(p, mask=mask))(p) for mask in rules])
+    for value, gradient in masked(tree):
         assert value == only_kernel
         assert not np.any(gradient["norm"]["scale"])
         assert np.all(gradient["dense"]["kernel"])
     tree["norm"]["scale"] = np.full(4, np.nan, np.float32)
-    value, gradient = jax.value_and_grad(lambda p: f(p, mask=rules[0]))(tree)
+    value, gradient = quick(jax.value_and_grad(lambda p: f(p, mask=rules[0])))(tree)
     assert value == only_kernel
     assert not np.any(gradient["norm"]["scale"])
 
@@ -108,7 +109,7 @@ def test_frameworks(name):
 @every
 def test_complex(name):
     z = jnp.array([3 + 4j, 0j])
-    value, gradient = jax.value_and_grad(FUNCTIONS[name])([z])
+    value, gradient = quick(jax.value_and_grad(FUNCTIONS[name]))([z])
     assert value == {"l1": 5.0, "l2": 25.0, "elastic_net": 1.25 + 0.375 * 25}[name]
     assert value.dtype == jnp.float32
     slope = {"l1": 0.6 - 0.8j, "l2": 6 - 8j, "elastic_net": 0.25 * (0.6 - 0.8j) + 0.75 * (3 - 4j)}[name]
@@ -120,7 +121,6 @@ def test_complex(name):
 def test_added_to_a_loss():
     tree = params(np.float16)
 
-    @jax.jit
     def objective(p, strength):
         return (
             lossax.losses.huber(p["dense"]["bias"], jnp.zeros(4))
@@ -128,7 +128,7 @@ def test_added_to_a_loss():
             + strength * regularizers.l1(p)
         )
 
-    value, gradient = jax.value_and_grad(objective)(tree, jnp.float32(1e-3))
+    value, gradient = quick(jax.value_and_grad(objective))(tree, jnp.float32(1e-3))
     assert value.dtype == jnp.float32
     assert gradient["dense"]["kernel"].dtype == np.float16
 
@@ -142,9 +142,9 @@ def test_large_16_bit_leaves_do_not_overflow():
 def test_ratio():
     ratios = jnp.array([0.0, 0.3, 1.0])
     w = jnp.array([3.0, -4.0])
-    swept = jax.vmap(lambda r: regularizers.elastic_net(w, ratio=r))(ratios)
+    swept = quick(jax.vmap(lambda r: regularizers.elastic_net(w, ratio=r)))(ratios)
     np.testing.assert_allclose(swept, [12.5, 0.3 * 7 + 0.7 * 12.5, 7.0], rtol=1e-6)
-    assert jax.grad(lambda r: regularizers.elastic_net(w, ratio=r))(0.3) == pytest.approx(7 - 12.5)
+    assert quick(jax.grad(lambda r: regularizers.elastic_net(w, ratio=r)))(0.3) == pytest.approx(7 - 12.5)
     assert regularizers.elastic_net(w, ratio=np.float64(0.3)).dtype == jnp.float32
     for wrong in (-0.1, 1.5, np.nan):
         with pytest.raises(ValueError, match="ratio must be in"):
@@ -164,7 +164,7 @@ def test_the_penalty_of_scikit_learn():
             penalty = 0.1 * regularizers.elastic_net(w, ratio=0.4)
             return 0.5 * lossax.losses.squared_error(jnp.asarray(x) @ w, jnp.asarray(y)) + penalty
 
-        gradient = np.asarray(jax.grad(objective)(jnp.asarray(model.coef_)))
+        gradient = np.asarray(quick(jax.grad(objective))(jnp.asarray(model.coef_)))
     assert np.abs(gradient[model.coef_ != 0]).max() < 1e-7
     assert (np.abs(gradient[model.coef_ == 0]) <= 0.1 * 0.4).all()
 
@@ -175,5 +175,5 @@ def test_weight_decay_of_torch():
     sgd = torch.optim.SGD([w], lr=1.0, weight_decay=0.25)
     w.grad = torch.zeros(2)
     sgd.step()
-    step = jax.grad(lambda w: 0.25 / 2 * regularizers.l2(w))(jnp.array([3.0, -4.0]))
+    step = quick(jax.grad(lambda w: 0.25 / 2 * regularizers.l2(w)))(jnp.array([3.0, -4.0]))
     np.testing.assert_allclose(w.detach().numpy(), np.array([3.0, -4.0]) - step)

@@ -12,6 +12,7 @@ from lossax import losses
 from lossax.losses._robust import _barron, _log_partition
 from tests import vocabulary as v
 from tests.oracles import robust as oracle
+from tests.vocabulary import quick
 
 RNG = np.random.default_rng(11)
 ERRORS = np.sort(np.concatenate([RNG.normal(size=30) * 3, [0.0, 1e-6, 40.0, -500.0]])).astype(np.float32)
@@ -19,7 +20,8 @@ NONE = np.zeros_like(ERRORS)
 
 
 def units(name, errors=ERRORS, **hyper):
-    return getattr(losses, name)(errors, np.zeros_like(errors), reduction="none", **hyper)
+    loss = getattr(losses, name)
+    return quick(lambda errors: loss(errors, jnp.zeros_like(errors), reduction="none", **hyper))(errors)
 
 
 def agree(ours, theirs, rtol=2e-6):
@@ -76,7 +78,8 @@ def test_the_defaults_are_those_of_95_percent_efficiency():
     density = np.exp(-0.5 * e * e) / np.sqrt(2 * np.pi) * (e[1] - e[0])
     with jax.enable_x64(True):
         for name in ("cauchy", "welsch", "tukey"):
-            pull = np.asarray(jax.grad(lambda x, name=name: getattr(losses, name)(x, 0 * x, reduction="sum"))(e))
+            total = lambda x, name=name: getattr(losses, name)(x, 0 * x, reduction="sum")  # noqa: E731
+            pull = np.asarray(quick(jax.grad(total))(e))
             slope = np.gradient(pull, e)
             assert abs(np.sum(slope * density) ** 2 / np.sum(pull**2 * density) - 0.95) < 2e-3, name
 
@@ -84,7 +87,7 @@ def test_the_defaults_are_those_of_95_percent_efficiency():
 def test_libra_constants_of_balanced_l1():
     """The pull is alpha log(b |e| + 1), gamma at the turn, and the value has no jump there."""
     e = np.array([0.25, 1 - 2.0**-24, 1.0, 3.0], np.float32)
-    pull = jax.grad(lambda x: losses.balanced_l1(x, 0 * x, reduction="sum"))(e)
+    pull = quick(jax.grad(lambda x: losses.balanced_l1(x, 0 * x, reduction="sum")))(e)
     b = np.expm1(3.0)
     agree(pull, [0.5 * np.log(b * 0.25 + 1), 1.5, 1.5, 1.5])
     values = units("balanced_l1", e)
@@ -92,7 +95,7 @@ def test_libra_constants_of_balanced_l1():
 
 
 def test_sharp_and_smooth_ends_of_tukey():
-    gradient = jax.grad(lambda x: losses.tukey(x, 0 * x, c=2.0, reduction="sum"))
+    gradient = quick(jax.grad(lambda x: losses.tukey(x, 0 * x, c=2.0, reduction="sum")))
     agree(gradient(np.array([0.0, 2.0, 2.5, 1e30, 1.0], np.float32)), [0.0, 0.0, 0.0, 0.0, 0.5625])
     agree(units("tukey", np.array([2.0, 1e30], np.float32), c=2.0), [2 / 3, 2 / 3])
 
@@ -122,8 +125,10 @@ def test_barron_and_its_gradients_at_every_alpha(scale):
     def total(e, alpha, c):
         return losses.barron(e, jnp.zeros_like(e), alpha=alpha, scale=c, reduction="sum")
 
-    values = units("barron", errors, alpha=alphas, scale=scales)
-    gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(errors, alphas, scales)
+    run = lambda e, a, c: losses.barron(e, jnp.zeros_like(e), alpha=a, scale=c, reduction="none")  # noqa: E731
+    gradients_of = jax.grad(total, argnums=(0, 1, 2))
+    values, gradients = jax.jit(lambda *a: (run(*a), gradients_of(*a)))(errors, alphas, scales)
+    values, gradients = np.asarray(values), list(map(np.asarray, gradients))
     assert np.all(values >= 0)
     seen = 0
     for i, (e, alpha, c) in enumerate(zip(errors, alphas, scales, strict=True)):
@@ -171,18 +176,18 @@ def test_barron_is_smooth_in_alpha():
 
 def test_barron_takes_what_trains():
     """Arrays of alpha and scale, infinite or not, in one call; second derivatives finite, at a perfect fit too."""
-    alpha = jnp.tile(jnp.array([-jnp.inf, -2.0, 0.0, 1.0, 2.0, 3.0, jnp.inf]), 4)
-    error = jnp.repeat(jnp.array([0.0, 1e-4, 0.5, 3.0]), 7)
+    alpha = np.tile(np.float32([-np.inf, -2.0, 0.0, 1.0, 2.0, 3.0, np.inf]), 4)
+    error = np.repeat(np.float32([0.0, 1e-4, 0.5, 3.0]), 7)
 
     def first(error, alpha, scale):
         total = lambda *a: losses.barron(a[0], jnp.zeros_like(a[0]), alpha=a[1], scale=a[2], reduction="sum")  # noqa: E731
         return jax.grad(total, (0, 1, 2))(error, alpha, scale)
 
-    args = (error, alpha, jnp.full_like(error, 2.0))
-    ones = jax.tree.map(jnp.ones_like, args)
-    second = jax.jit(lambda *a: jax.vjp(first, *a)[1](ones))(*args)
+    args = (error, alpha, np.full_like(error, 2.0))
+    ones = tuple(map(np.ones_like, args))
+    second = quick(lambda *a: jax.vjp(first, *a)[1](ones))(*args)
     assert all(np.isfinite(x).all() for x in second)
-    curvature = jax.jvp(lambda e: first(e, *args[1:])[0], (error,), (ones[0],))[1]
+    curvature = quick(lambda e: jax.jvp(lambda e: first(e, *args[1:])[0], (e,), (ones[0],))[1])(error)
     np.testing.assert_allclose(curvature[:7], 0.25, rtol=1e-6)
 
 
@@ -203,39 +208,46 @@ def exact_log_partition(alpha):
     return float(oracle._log_partition(mpmath.mpf(float(alpha))))
 
 
-@pytest.mark.parametrize("alpha", SHAPES)
-def test_log_partition(alpha):
-    assert v.ulps(_log_partition(jnp.float32(alpha)), exact_log_partition(np.float32(alpha))) <= 3
+def test_log_partition():
+    alphas = np.array(SHAPES)
+    single = jax.jit(jax.vmap(_log_partition))(np.float32(alphas))
     with jax.enable_x64(True):
-        wide = jnp.asarray(alpha, jnp.float64)
-        assert abs(float(_log_partition(wide)) - exact_log_partition(alpha)) < 4e-10
+        double = np.asarray(jax.jit(jax.vmap(_log_partition))(alphas))
+    for alpha, ours, wide in zip(SHAPES, single, double, strict=True):
+        assert v.ulps(ours, exact_log_partition(np.float32(alpha))) <= 3, alpha
+        assert abs(float(wide) - exact_log_partition(alpha)) < 4e-10, alpha
 
 
-@pytest.mark.parametrize("alpha", [1e-3, 0.02, 0.1, 0.3, 0.7, 0.999, 1.001, 1.4, 1.8, 1.97, 1.999])
-def test_log_partition_slope(alpha):
+def test_log_partition_slope():
     """Minus the mean derivative of the loss, E[d rho / d alpha], by the same quadrature as the value."""
-    a = mpmath.mpf(float(np.float32(alpha)))
-    with mpmath.workdps(30):
-        step = mpmath.mpf(10) ** -10
-        exact = float((mpmath.log(oracle._partition(a + step)) - mpmath.log(oracle._partition(a - step))) / (2 * step))
+    alphas = np.float32([1e-3, 0.02, 0.1, 0.3, 0.7, 0.999, 1.001, 1.4, 1.8, 1.97, 1.999])
+    slopes = jax.vmap(jax.grad(_log_partition))
+    single = jax.jit(slopes)(alphas)
     with jax.enable_x64(True):
-        wide = jnp.asarray(np.float32(alpha), jnp.float64)
-        assert abs(float(jax.grad(_log_partition)(wide)) - exact) < 3e-8
-    assert v.ulps(jax.grad(_log_partition)(jnp.float32(alpha)), exact) <= 24
+        double = np.asarray(jax.jit(slopes)(alphas.astype(np.float64)))
+    for alpha, ours, wide in zip(alphas, single, double, strict=True):
+        a = mpmath.mpf(float(alpha))
+        with mpmath.workdps(30):
+            step = mpmath.mpf(10) ** -10
+            right, left = (mpmath.log(oracle._partition(a + s)) for s in (step, -step))
+            exact = float((right - left) / (2 * step))
+        assert abs(float(wide) - exact) < 3e-8, alpha
+        assert v.ulps(ours, exact) <= 24, alpha
 
 
 def test_densities_of_adaptive_barron_sum_to_one():
     """With the library's own numbers, by the trapezoidal rule in log |e|; and so do not the derivatives."""
     with jax.enable_x64(True):
-        y = jnp.linspace(-30.0, 40.0, 20_001)
-        e = jnp.exp(y)
+        y = np.linspace(-30.0, 40.0, 20_001)
+        e = np.exp(y)
 
         def mass(alpha, scale):
             density = jnp.exp(-losses.adaptive_barron(e, 0 * e, alpha=alpha, scale=scale, reduction="none"))
             return 2 * jnp.sum(density * e) * (y[1] - y[0])
 
+        run = quick(jax.value_and_grad(mass, argnums=(0, 1)))
         for alpha in (0.05, 0.5, 1.0, 1.5, 1.95):
-            total, slopes = jax.value_and_grad(mass, argnums=(0, 1))(alpha, 0.7)
+            total, slopes = run(alpha, 0.7)
             assert abs(total - 1) < 1e-8
             np.testing.assert_allclose(slopes, 0.0, atol=2e-8)
 
@@ -244,6 +256,7 @@ def test_adaptive_barron_finds_the_tails_of_the_data():
     """Trained alpha is small for Cauchy errors, about 2 for normal ones."""
     rng = np.random.default_rng(3)
 
+    @quick
     def fit(data):
         def loss(p):
             alpha, scale = 2 * jax.nn.sigmoid(p[0]), jnp.exp(p[1])
@@ -265,7 +278,7 @@ def test_adaptive_barron_finds_the_tails_of_the_data():
 def test_alpha_outside_the_adaptive_range():
     with pytest.raises(ValueError, match=r"alpha must be in \[0, 2\], got 2.5"):
         losses.adaptive_barron(ERRORS, NONE, alpha=2.5, scale=1.0)
-    run = jax.jit(lambda a: losses.adaptive_barron(ERRORS, NONE, alpha=a, scale=1.0, reduction="none"))
+    run = quick(lambda a: losses.adaptive_barron(ERRORS, NONE, alpha=a, scale=1.0, reduction="none"))
     assert np.isnan(run(2.5)).all()
     assert np.isfinite(run(2.0)).all()
     for name, hyper in (("barron", {"alpha": np.nan}), ("barron", {"scale": 0.0}), ("cauchy", {"c": -1.0})):
@@ -279,27 +292,26 @@ TUNED = ("cauchy", "geman_mcclure", "welsch", "tukey")
 
 
 @pytest.mark.parametrize("name", TUNED)
-@pytest.mark.parametrize("c", [1e-8, 0.7, 2.385, 1e8])
-def test_slope_by_c_keeps_its_digits(name, c):
+def test_slope_by_c_keeps_its_digits(name):
     """c times something that falls as the fourth power of the error: the textbook difference loses all of it."""
-    sizes = np.array([1e-4, 1e-2, 0.5, 0.99, 1.0, 1.01, 3.0, 50.0], np.float32) * np.float32(c)
-    run = lambda c: getattr(losses, name)(sizes, 0 * sizes, c=c, reduction="none")  # noqa: E731
-    slopes = jax.jacfwd(run)(jnp.float32(c))
-    truth = getattr(oracle, name)
-    for e, ours in zip(sizes, slopes, strict=True):
+    run = lambda sizes, c: getattr(losses, name)(sizes, 0 * sizes, c=c, reduction="none")  # noqa: E731
+    slope, truth = jax.jit(jax.jacfwd(run, argnums=1)), getattr(oracle, name)
+    for c in np.float32([1e-8, 0.7, 2.385, 1e8]):
+        sizes = np.array([1e-4, 1e-2, 0.5, 0.99, 1.0, 1.01, 3.0, 50.0], np.float32) * c
         with mpmath.workdps(80):
-            e, at = mpmath.mpf(float(e)), mpmath.mpf(float(np.float32(c)))
+            errors, at = np.array([mpmath.mpf(float(e)) for e in sizes]), mpmath.mpf(float(c))
             step = at * mpmath.mpf(10) ** -30
-            near = [truth(np.array([e], object), np.array([mpmath.mpf(0)], object), c=at + s)[0] for s in (step, -step)]
-            exact = (near[0] - near[1]) / (2 * step)
-        assert v.ulps(ours, exact) <= 24, (float(e), float(ours), float(exact))
+            right, left = (truth(errors, 0 * errors, c=at + s) for s in (step, -step))
+            exact = (right - left) / (2 * step)
+        for e, ours, expected in zip(sizes, slope(sizes, c), exact, strict=True):
+            assert v.ulps(ours, expected) <= 24, (c, e, ours, float(expected))
 
 
 @pytest.mark.parametrize("name", [*TUNED, "charbonnier", "barron", "wing", "balanced_l1"])
 def test_curvature_is_finite_and_right_at_zero(name):
     run = lambda x: getattr(losses, name)(x, 0 * x, reduction="sum")  # noqa: E731
-    at = jnp.array([0.0, 1e-20, 1e-3, 1.0, 4.0, 1e4, 1e15], jnp.float32)
-    second = jax.jvp(jax.grad(run), (at,), (jnp.ones_like(at),))[1]
+    at = np.float32([0.0, 1e-20, 1e-3, 1.0, 4.0, 1e4, 1e15])
+    second = quick(lambda x: jax.jvp(jax.grad(run), (x,), (jnp.ones_like(x),))[1])(at)
     assert np.isfinite(second).all()
     if name in (*TUNED, "barron"):
         agree(second[:2], [1.0, 1.0])
@@ -308,17 +320,17 @@ def test_curvature_is_finite_and_right_at_zero(name):
 def test_charbonnier_of_a_small_exponent_is_finite_where_the_error_is_not():
     far = np.array([v.LARGEST], np.float32)
     run = lambda p, t: losses.charbonnier(p, t, exponent=0.4, reduction="sum")  # noqa: E731
-    value, gradient = jax.value_and_grad(run)(far, -far)
+    value, gradient = quick(jax.value_and_grad(run))(far, -far)
     np.testing.assert_allclose(value, float((2 * mpmath.mpf(v.LARGEST)) ** mpmath.mpf(0.8)), rtol=1e-5)
     np.testing.assert_allclose(gradient, float(0.8 * (2 * mpmath.mpf(v.LARGEST)) ** mpmath.mpf(-0.2)), rtol=1e-5)
 
 
 def test_float64_has_its_digits():
     with jax.enable_x64(True):
-        e = jnp.asarray([1e-6, 0.3, 4.0, 1e6], jnp.float64)
+        e = np.array([1e-6, 0.3, 4.0, 1e6])
+        run = jax.jit(jax.vmap(lambda x, a: _barron(0.5 * x, a, jnp.asarray(1.25)), (0, None)))
         for alpha in (-3.0, 1e-9, 1.3, 2.5):
-            ours = jax.vmap(lambda x, a=alpha: _barron(0.5 * x, jnp.asarray(a), jnp.asarray(1.25)))(e)
-            for x, y in zip(e, ours, strict=True):
+            for x, y in zip(e, run(e, alpha), strict=True):
                 with mpmath.workdps(60):
                     exact = oracle._barron(mpmath.mpf(float(x)), mpmath.mpf(alpha), mpmath.mpf("1.25"))
                 assert abs(float(y) / float(exact) - 1) < 2e-14
@@ -331,7 +343,8 @@ def test_scale_invariant_log_under_the_conventions_of_its_users():
     predictions, truth = np.exp(RNG.normal(size=(2, 3, 50))).astype(np.float32)
     d = np.log(predictions.astype(np.float64)) - np.log(truth.astype(np.float64))
     second, first = np.mean(d**2, axis=-1), np.mean(d, axis=-1)
-    run = lambda **hyper: losses.scale_invariant_log(predictions, truth, reduction="none", **hyper)  # noqa: E731
+    loss = losses.scale_invariant_log
+    run = lambda **hyper: quick(lambda *a: loss(*a, reduction="none", **hyper))(predictions, truth)  # noqa: E731
     agree(run(), second - 0.5 * first**2)
     agree(10 * run(variance_focus=0.85, root=True), 10 * np.sqrt(second - 0.85 * first**2))
     agree(100 * run(variance_focus=1.0, root=True), 100 * np.std(d, axis=-1), 4e-6)
@@ -345,8 +358,8 @@ def test_scale_invariant_log_under_the_conventions_of_its_users():
 def test_a_scale_that_is_off_is_forgiven():
     """Exactly nothing is left of it, where the difference of the two means of the definition leaves its rounding."""
     truth = np.exp(RNG.normal(size=64)).astype(np.float32)
-    assert losses.scale_invariant_log(64 * truth, truth, variance_focus=1.0) < 1e-12
-    value, gradient = jax.value_and_grad(lambda p: losses.scale_invariant_log(p, truth, root=True))(truth)
+    assert quick(lambda p: losses.scale_invariant_log(p, truth, variance_focus=1.0))(64 * truth) < 1e-12
+    value, gradient = quick(jax.value_and_grad(lambda p: losses.scale_invariant_log(p, truth, root=True)))(truth)
     assert value == 0
     assert not np.any(gradient)
     with pytest.raises(ValueError, match="predictions must be positive, got -1"):
@@ -354,14 +367,12 @@ def test_a_scale_that_is_off_is_forgiven():
 
 
 def test_adaptive_wing_is_smooth_at_theta_and_sharp_on_the_peak():
-    run = jax.vmap(jax.value_and_grad(losses.adaptive_wing))
+    run = quick(jax.vmap(jax.value_and_grad(losses.adaptive_wing)))
     at = np.array([0.5 - 2.0**-20, 0.5, 0.5 + 2.0**-20], np.float32)
     values, slopes = run(at, np.zeros(3, np.float32))
     assert np.ptp(values) < 3e-5
     agree(slopes, slopes[1], 2e-5)
-    (peak, background), _ = jax.vmap(jax.value_and_grad(losses.adaptive_wing))(
-        np.array([0.99, 0.01], np.float32), np.array([1.0, 0.0], np.float32)
-    )
+    (peak, background), _ = run(np.array([0.99, 0.01], np.float32), np.array([1.0, 0.0], np.float32))
     assert peak > 50 * background
     with pytest.raises(ValueError, match=r"targets must be in \[0, 1\], got 2"):
         losses.adaptive_wing(np.zeros(1, np.float32), np.array([2.0]))

@@ -19,6 +19,11 @@ N, EXPERTS = 64, 8
 LOGITS: Any = RNG.normal(size=(N, EXPERTS)).astype(np.float32)
 
 
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(partial(f, **options))(*arrays)
+
+
 def mixtral(logits, k):
     """As in Hugging Face Transformers: the mean over tokens of each of the k choices, summed."""
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -36,7 +41,7 @@ def switch(logits):
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_definitions_of_peers(k):
-    ours = losses.load_balance(LOGITS, k=k)
+    ours = once(losses.load_balance, LOGITS, k=k)
     np.testing.assert_allclose(ours, mixtral(np.float64(LOGITS), k) / k, rtol=1e-6)
     if k == 1:
         np.testing.assert_allclose(ours, switch(np.float64(LOGITS)), rtol=1e-6)
@@ -46,10 +51,12 @@ def test_definitions_of_peers(k):
 @pytest.mark.parametrize("k", [1, 3])
 def test_between_one_and_the_number_of_experts(k):
     turns = np.float32(50) * sum(np.roll(np.eye(EXPERTS), i, axis=1) for i in range(k))
-    np.testing.assert_allclose(losses.load_balance(np.tile(turns, (4, 1)).astype(np.float32), k=k), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(
+        once(losses.load_balance, np.tile(turns, (4, 1)).astype(np.float32), k=k), 1.0, rtol=1e-6
+    )
     one = np.zeros((N, EXPERTS), np.float32)
     one[:, 2] = 50
-    np.testing.assert_allclose(losses.load_balance(one), EXPERTS, rtol=1e-6)
+    np.testing.assert_allclose(once(losses.load_balance, one), EXPERTS, rtol=1e-6)
 
 
 def test_experts_with_more_than_their_share_lose():
@@ -89,24 +96,24 @@ def test_automatic_sharding_balances_the_whole_batch():
             sets = jax.device_put(LOGITS.reshape(8, 8, EXPERTS), NamedSharding(mesh, P("data")))
             each = quick(partial(losses.load_balance, k=2, reduction="none"))(sets)
         np.testing.assert_allclose(
-            each, [losses.load_balance(x, k=2) for x in LOGITS.reshape(8, 8, EXPERTS)], rtol=1e-6
+            each, quick(jax.vmap(partial(losses.load_balance, k=2)))(LOGITS.reshape(8, 8, EXPERTS)), rtol=1e-6
         )
 
 
 def test_loads_are_constants_in_any_unit():
     loads = expert_loads(LOGITS)
-    own = losses.load_balance(LOGITS)
-    np.testing.assert_allclose(losses.load_balance(LOGITS, loads=7.0 * loads), own, rtol=1e-6)
-    assert not jax.grad(lambda n: losses.load_balance(LOGITS, loads=n))(loads).any()
-    assert losses.load_balance(LOGITS, loads=np.zeros(EXPERTS)) == 0
-    assert np.isfinite(jax.grad(partial(losses.load_balance, loads=np.zeros(EXPERTS)))(LOGITS)).all()
+    own = once(losses.load_balance, LOGITS)
+    np.testing.assert_allclose(once(losses.load_balance, LOGITS, loads=7.0 * loads), own, rtol=1e-6)
+    assert not quick(jax.grad(lambda n: losses.load_balance(LOGITS, loads=n)))(loads).any()
+    assert once(losses.load_balance, LOGITS, loads=np.zeros(EXPERTS)) == 0
+    assert np.isfinite(quick(jax.grad(partial(losses.load_balance, loads=np.zeros(EXPERTS))))(LOGITS)).all()
 
 
 def test_an_expert_that_is_not_there_is_not_chosen():
     logits = LOGITS.copy()
     logits[:, 3:] = -np.inf
     assert expert_loads(logits, k=4)[3:].sum() == 0
-    value, slope = jax.value_and_grad(partial(losses.load_balance, k=4))(logits)
+    value, slope = quick(jax.value_and_grad(partial(losses.load_balance, k=4)))(logits)
     assert np.isfinite(value)
     assert np.isfinite(slope).all()
 

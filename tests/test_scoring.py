@@ -2,6 +2,7 @@
 # pyright: reportArgumentType=false
 # NumPy arrays and Python numbers are data too.
 
+import functools
 import itertools
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from lossax import activations, losses, targets
 from tests import vocabulary as v
+from tests.vocabulary import quick
 
 LARGEST = v.LARGEST
 RNG = np.random.default_rng(11)
@@ -21,6 +23,11 @@ SPREAD = np.exp(RNG.normal(size=30)).astype(np.float32)
 MEMBERS = RNG.normal(size=(30, 6)).astype(np.float32)
 VECTORS, POINTS = RNG.normal(size=(9, 5, 3)).astype(np.float32), RNG.normal(size=(9, 3)).astype(np.float32)
 LEVELS = np.array([0.05, 0.25, 0.5, 0.75, 0.9, 0.95])
+
+
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(functools.partial(f, **options))(*arrays)
 
 
 def f32(*numbers):
@@ -58,22 +65,23 @@ SCORINGRULES = [
 @pytest.mark.parametrize(("name", "arrays", "hyper", "peer"), SCORINGRULES)
 def test_scoringrules(name, arrays, hyper, peer):
     scoringrules = pytest.importorskip("scoringrules")
-    agree(getattr(losses, name)(*arrays, **hyper, reduction="none"), peer(scoringrules, *map(wide, arrays)))
+    agree(once(getattr(losses, name), *arrays, **hyper, reduction="none"), peer(scoringrules, *map(wide, arrays)))
 
 
 def test_multi_quantile_is_the_mean_of_quantiles_and_of_sklearns_pinball():
     metrics = pytest.importorskip("sklearn.metrics")
-    ours = losses.multi_quantile(MEMBERS, TRUE, levels=LEVELS)
-    agree(ours, np.mean([losses.quantile(q, TRUE, level=t) for q, t in zip(MEMBERS.T, LEVELS, strict=True)]))
+    ours = once(losses.multi_quantile, MEMBERS, TRUE, levels=LEVELS)
+    pinball = quick(lambda q, t: losses.quantile(q, TRUE, level=t))
+    agree(ours, np.mean([pinball(q, t) for q, t in zip(MEMBERS.T, LEVELS, strict=True)]))
     agree(ours, np.mean([metrics.mean_pinball_loss(TRUE, q, alpha=t) for q, t in zip(MEMBERS.T, LEVELS, strict=True)]))
 
 
 def test_a_peer_has_no_gradient_where_members_meet_and_we_have():
     scoringrules = pytest.importorskip("scoringrules")
     together = np.repeat(POINTS[:2, None], 4, axis=1)
-    peer = jax.grad(lambda x: scoringrules.es_ensemble(POINTS[:2], x, backend="jax").sum())(together)
+    peer = quick(jax.grad(lambda x: scoringrules.es_ensemble(POINTS[:2], x, backend="jax").sum()))(together)
     assert np.isnan(peer).all()
-    assert not jax.grad(losses.energy_score)(together, POINTS[:2]).any()
+    assert not quick(jax.grad(losses.energy_score))(together, POINTS[:2]).any()
 
 
 # ---- the closed forms ------------------------------------------------------------------------------------------------
@@ -82,23 +90,25 @@ def test_a_peer_has_no_gradient_where_members_meet_and_we_have():
 @pytest.mark.parametrize("name", ["crps_gaussian", "crps_logistic"])
 def test_crps_of_a_distribution_is_the_integral_that_defines_it(name):
     inside = {"crps_gaussian": mpmath.ncdf, "crps_logistic": lambda z: 1 / (1 + mpmath.exp(-z))}[name]
+    loss = quick(getattr(losses, name))
     for mean, target, scale in ((0.0, 0.0, 1.0), (1.0, -1.5, 0.5), (2.0, 2.25, 4.0)):
         below = mpmath.quad(lambda x, m=mean, s=scale: inside((x - m) / s) ** 2, [-200, mean, target])
         above = mpmath.quad(lambda x, m=mean, s=scale: (1 - inside((x - m) / s)) ** 2, [target, mean, 200])
-        agree(getattr(losses, name)(f32(mean), f32(target), f32(scale)), float(below + above))
+        agree(loss(f32(mean), f32(target), f32(scale)), float(below + above))
 
 
 @pytest.mark.parametrize("name", ["crps_gaussian", "crps_logistic"])
 def test_crps_is_the_absolute_error_of_a_forecast_without_spread(name):
     loss = getattr(losses, name)
     arrays = (f32(1.0, -1e30, 3.0), f32(0.0, 1e30, 3.0), np.full(3, v.TINY, np.float32))
-    agree(loss(*arrays, reduction="none")[:2], f32(1.0, 2e30))
-    slopes = jax.grad(loss, argnums=(0, 1, 2))(*arrays, reduction="sum")
+    agree(once(loss, *arrays, reduction="none")[:2], f32(1.0, 2e30))
+    total = functools.partial(loss, reduction="sum")
+    slopes = quick(jax.grad(total, argnums=(0, 1, 2)))(*arrays)
     np.testing.assert_array_equal(slopes[0], f32(1.0, -1.0, 0.0))
     np.testing.assert_array_equal(slopes[1], -slopes[0])
     for outer in (jax.jacfwd, jax.jacrev):
         for inner in (jax.jacfwd, jax.jacrev):
-            second = outer(inner(lambda *a: loss(*a, reduction="sum"), (0, 1, 2)), (0, 1, 2))(*arrays)
+            second = quick(outer(inner(total, (0, 1, 2)), (0, 1, 2)))(*arrays)
             assert all(np.isfinite(x).all() for x in jax.tree.leaves(second))
 
 
@@ -112,8 +122,9 @@ def test_crps_is_the_absolute_error_of_a_forecast_without_spread(name):
 def test_crps_slope_by_the_scale_where_it_vanishes(name, slope_by_scale):
     """Between too small and too large a scale: exact to the rounding of what is subtracted, which is 1."""
     root = float(mpmath.findroot(slope_by_scale, 1.0))
+    slope_at = jax.jit(jax.grad(getattr(losses, name), argnums=2))
     for z in f32(root, 1.001 * root, 0.9 * root):
-        slope = jax.grad(getattr(losses, name), argnums=2)(z, 0.0, 1.0)
+        slope = slope_at(z, 0.0, 1.0)
         assert abs(float(slope) - float(slope_by_scale(mpmath.mpf(float(z))))) < 1.5e-7
 
 
@@ -122,17 +133,17 @@ def test_crps_slope_by_the_scale_where_it_vanishes(name, slope_by_scale):
 
 def test_interval_score_is_two_quantiles_and_never_negative():
     low, high = MEANS, TRUE  # crossed half of the time
-    score = losses.interval_score(low, high, SPREAD, alpha=0.2, reduction="none")
-    pair = [losses.quantile(q, SPREAD, level=t, reduction="none") for q, t in ((low, 0.1), (high, 0.9))]
+    score = once(losses.interval_score, low, high, SPREAD, alpha=0.2, reduction="none")
+    pair = [once(losses.quantile, q, SPREAD, level=t, reduction="none") for q, t in ((low, 0.1), (high, 0.9))]
     agree(score, 10.0 * (pair[0] + pair[1]))
     assert (score >= 0).all()
-    at_once = jax.grad(losses.interval_score, argnums=(0, 1, 2))(1.0, 1.0, 1.0, alpha=0.2)
-    assert at_once == (0.0, 0.0, 0.0)
+    slopes = quick(jax.grad(functools.partial(losses.interval_score, alpha=0.2), argnums=(0, 1, 2)))
+    assert slopes(1.0, 1.0, 1.0) == (0.0, 0.0, 0.0)
 
 
 def test_interval_score_of_everything_there_is():
-    assert losses.interval_score(-LARGEST, LARGEST, 0.0, alpha=0.1) == np.inf  # is twice the largest number
-    agree(losses.interval_score(-0.5 * LARGEST, 0.25 * LARGEST, 0.0, alpha=0.1), 0.75 * LARGEST)
+    assert once(losses.interval_score, -LARGEST, LARGEST, 0.0, alpha=0.1) == np.inf  # is twice the largest number
+    agree(once(losses.interval_score, -0.5 * LARGEST, 0.25 * LARGEST, 0.0, alpha=0.1), 0.75 * LARGEST)
 
 
 # ---- ensembles -------------------------------------------------------------------------------------------------------
@@ -145,7 +156,7 @@ def test_crps_ensemble_is_the_double_sum(fairness, m):
     pairs = np.abs(x[:, :, None] - x[:, None, :]).sum((1, 2)) / 2
     weight = (1 - fairness) / m**2 + (fairness / (m * (m - 1)) if m > 1 else 0.0)
     expected = np.abs(x - y[:, None]).mean(1) - weight * pairs
-    ours = losses.crps_ensemble(x.astype(np.float32), TRUE, fairness=fairness, reduction="none")
+    ours = once(losses.crps_ensemble, x.astype(np.float32), TRUE, fairness=fairness, reduction="none")
     np.testing.assert_allclose(ours, expected, rtol=2e-6, atol=1e-6)
     assert (ours >= 0).all()
 
@@ -157,7 +168,7 @@ def test_almost_fair_is_the_sum_of_the_paper():
     terms = np.abs(x[:, :, None] - y) + np.abs(x[:, None] - y)
     terms = (terms - (1 - (1 - alpha) / m) * np.abs(x[:, :, None] - x[:, None])) * (1 - np.eye(m))
     expected = terms.sum((1, 2)) / (2 * m * (m - 1))
-    agree(losses.crps_ensemble(MEMBERS, TRUE, fairness=alpha, reduction="none"), expected)
+    agree(once(losses.crps_ensemble, MEMBERS, TRUE, fairness=alpha, reduction="none"), expected)
 
 
 @pytest.mark.parametrize("name", ["crps_ensemble", "energy_score"])
@@ -167,13 +178,14 @@ def test_the_fair_score_does_not_depend_on_the_number_of_members(name):
     if name == "crps_ensemble":
         whole, truth = MEMBERS[:, :5], TRUE
     parts = [whole[:, list(part)] for part in itertools.combinations(range(5), 3)]
-    agree(np.mean([loss(p, truth, fairness=1.0) for p in parts]), loss(whole, truth, fairness=1.0))
-    assert np.mean([loss(p, truth) for p in parts]) > loss(whole, truth) + 0.01
+    fair, standard = quick(functools.partial(loss, fairness=1.0)), quick(loss)
+    agree(np.mean([fair(p, truth) for p in parts]), fair(whole, truth))
+    assert np.mean([standard(p, truth) for p in parts]) > standard(whole, truth) + 0.01
 
 
 def test_crps_ensemble_at_ties():
     """Equal members share the slope, symmetric about the target, and one at the target is not pulled to it."""
-    slope = jax.grad(losses.crps_ensemble)
+    slope = quick(jax.grad(losses.crps_ensemble))
     np.testing.assert_array_equal(slope(f32(3.0, 3.0, 3.0), 3.0), f32(0.0, 0.0, 0.0))
     np.testing.assert_allclose(slope(f32(5.0, 5.0, 5.0), 3.0), f32(1, 1, 1) / 3)
     mirrored = slope(f32(1.0, 3.0, 5.0, 1.0, 5.0), 3.0)
@@ -182,25 +194,25 @@ def test_crps_ensemble_at_ties():
     # the mean of the derivatives from both sides
     apart = [slope(f32(1.0, 1.0 + e, 4.0), 3.0) for e in (-0.125, 0.125)]
     np.testing.assert_allclose(slope(f32(1.0, 1.0, 4.0), 3.0)[1], 0.5 * (apart[0][1] + apart[1][1]), rtol=1e-6)
-    assert jax.grad(losses.crps_ensemble, argnums=1)(f32(1.0, 3.0, 5.0), 3.0) == 0
-    flat = jax.hessian(losses.crps_ensemble)(f32(1.0, 1.0, 4.0), 1.0)
+    assert quick(jax.grad(losses.crps_ensemble, argnums=1))(f32(1.0, 3.0, 5.0), 3.0) == 0
+    flat = quick(jax.hessian(losses.crps_ensemble))(f32(1.0, 1.0, 4.0), 1.0)
     assert not flat.any()
 
 
 def test_crps_ensemble_does_not_cancel_far_from_zero():
     """The difference of the two means has lost all digits here; what is integrated has all of them."""
     x, y = f32(1e6, 1e6 + 0.0625, 1e6 + 0.25), np.float32(1e6 + 0.125)
-    exact = losses.crps_ensemble(f32(0.0, 0.0625, 0.25), f32(0.125)[0])
-    np.testing.assert_allclose(losses.crps_ensemble(x, y), exact, rtol=1e-6)
-    halfway = losses.crps_ensemble(f32(0.1, 0.3), f32(0.2)[0], fairness=1.0)
+    exact = once(losses.crps_ensemble, f32(0.0, 0.0625, 0.25), f32(0.125)[0])
+    np.testing.assert_allclose(once(losses.crps_ensemble, x, y), exact, rtol=1e-6)
+    halfway = once(losses.crps_ensemble, f32(0.1, 0.3), f32(0.2)[0], fairness=1.0)
     assert halfway == 0
 
 
 def test_crps_ensemble_overflows_only_where_it_does():
     x = f32(-LARGEST, LARGEST)
-    agree(losses.crps_ensemble(x, 0.0), 0.5 * LARGEST)
-    assert losses.crps_ensemble(x, 0.0, fairness=1.0) == 0
-    np.testing.assert_allclose(jax.grad(losses.crps_ensemble)(x, 0.0), f32(-0.25, 0.25))
+    agree(once(losses.crps_ensemble, x, 0.0), 0.5 * LARGEST)
+    assert once(losses.crps_ensemble, x, 0.0, fairness=1.0) == 0
+    np.testing.assert_allclose(quick(jax.grad(losses.crps_ensemble))(x, 0.0), f32(-0.25, 0.25))
 
 
 def test_crps_ensemble_is_sorted_not_paired():
@@ -216,10 +228,10 @@ def test_crps_ensemble_is_sorted_not_paired():
 
 def test_the_energy_score_of_numbers_is_their_crps():
     for fairness in (0.0, 0.95, 1.0):
-        crps = losses.crps_ensemble(MEMBERS, TRUE, fairness=fairness, reduction="none")
-        energy = losses.energy_score(MEMBERS[..., None], TRUE[:, None], fairness=fairness, reduction="none")
+        crps = once(losses.crps_ensemble, MEMBERS, TRUE, fairness=fairness, reduction="none")
+        energy = once(losses.energy_score, MEMBERS[..., None], TRUE[:, None], fairness=fairness, reduction="none")
         np.testing.assert_allclose(energy, crps, rtol=2e-6, atol=1e-6)
-    one = losses.energy_score(VECTORS[:, :1], POINTS, fairness=1.0, reduction="none")
+    one = once(losses.energy_score, VECTORS[:, :1], POINTS, fairness=1.0, reduction="none")
     agree(one, np.linalg.norm(VECTORS[:, 0] - POINTS, axis=-1))
 
 
@@ -238,12 +250,12 @@ def test_energy_score_where_points_meet(fairness):
     x[0, 1], x[1, 2] = x[0, 0], POINTS[1]  # two members at one place, a member at the target
     x[2] = POINTS[2]
     run = lambda x, y: losses.energy_score(x, y, fairness=fairness, reduction="sum")  # noqa: E731
-    by_members, by_target = jax.grad(run, argnums=(0, 1))(x, POINTS[:3])
+    by_members, by_target = quick(jax.grad(run, argnums=(0, 1)))(x, POINTS[:3])
     np.testing.assert_allclose(by_members[0, 0], by_members[0, 1], rtol=1e-6)
     assert not by_members[2].any()
     assert not by_target[2].any()
     for outer in (jax.jacfwd, jax.jacrev):
-        assert np.isfinite(outer(jax.grad(run))(x, POINTS[:3])).all()
+        assert np.isfinite(quick(outer(jax.grad(run)))(x, POINTS[:3])).all()
 
 
 def test_energy_score_between_two_members_is_not_negative():
@@ -251,18 +263,18 @@ def test_energy_score_between_two_members_is_not_negative():
     ends = RNG.normal(size=(200, 2, 4)).astype(np.float32)
     share = RNG.uniform(size=(200, 1)).astype(np.float32)
     between = share * ends[:, 0] + (1 - share) * ends[:, 1]
-    score = losses.energy_score(ends, between, fairness=1.0, reduction="none")
+    score = once(losses.energy_score, ends, between, fairness=1.0, reduction="none")
     assert (score >= 0).all()
     assert score.max() < 1e-6
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e18, 1e37])
-def test_energy_score_at_any_size(size):
-    size = np.float32(size)
-    value, slope = jax.value_and_grad(losses.energy_score)(size * VECTORS, size * POINTS)
-    expected, expected_slope = jax.value_and_grad(losses.energy_score)(VECTORS, POINTS)
-    np.testing.assert_allclose(value / size, expected, rtol=2e-6)
-    np.testing.assert_allclose(slope, expected_slope, rtol=1e-5, atol=1e-7)
+def test_energy_score_at_any_size():
+    run = quick(jax.value_and_grad(losses.energy_score))
+    expected, expected_slope = run(VECTORS, POINTS)
+    for size in np.float32([1e-30, 1e-20, 1.0, 1e18, 1e37]):
+        value, slope = run(size * VECTORS, size * POINTS)
+        np.testing.assert_allclose(value / size, expected, rtol=2e-6)
+        np.testing.assert_allclose(slope, expected_slope, rtol=1e-5, atol=1e-7)
 
 
 # ---- beta-NLL --------------------------------------------------------------------------------------------------------
@@ -279,16 +291,17 @@ FORMS = {
 def test_beta_nll(name):
     loss = FORMS[name]
     for full in (False, True):
-        plain = loss(MEANS, TRUE, SPREAD, full=full, reduction="none")
+        units = jax.vmap(jax.value_and_grad(functools.partial(loss, full=full), argnums=(0, 1, 2)))
+        plain, slopes = quick(units)(MEANS, TRUE, SPREAD)
         for beta in (0.25, 0.5, 1.0):
             weight = SPREAD ** np.float32(beta)
-            weighed = loss(MEANS, TRUE, SPREAD, full=full, beta=beta, reduction="none")
+            of_beta = jax.value_and_grad(functools.partial(loss, full=full, beta=beta), argnums=(0, 1, 2))
+            weighed, gradients = quick(jax.vmap(of_beta))(MEANS, TRUE, SPREAD)
             np.testing.assert_allclose(weighed, weight * plain, rtol=1e-5, atol=1e-6)
-            by = [jax.grad(loss, argnums=(0, 1, 2))(MEANS, TRUE, SPREAD, full=full, beta=b) for b in (0.0, beta)]
-            for a, b in zip(*by, strict=True):
+            for a, b in zip(slopes, gradients, strict=True):
                 np.testing.assert_allclose(b, weight * a, rtol=1e-5, atol=1e-6)
-    mean = jax.grad(loss)(MEANS, TRUE, SPREAD, beta=1.0)
-    np.testing.assert_allclose(mean, 0.5 * jax.grad(losses.squared_error)(MEANS, TRUE), rtol=1e-5)
+    mean = quick(jax.grad(functools.partial(loss, beta=1.0)))(MEANS, TRUE, SPREAD)
+    np.testing.assert_allclose(mean, 0.5 * quick(jax.grad(losses.squared_error))(MEANS, TRUE), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gaussian_nll", "gaussian_nll_with_log_variances"])
@@ -297,18 +310,19 @@ def test_beta_nll_of_nothing_is_the_program_without_it(name):
     plain, zero = (jax.make_jaxpr(lambda *a, k=k: loss(*a, **k))(MEANS, TRUE, SPREAD) for k in ({}, {"beta": 0}))
     assert str(plain) == str(zero)
     assert "pow" not in str(plain)
-    traced = jax.jit(lambda b: loss(MEANS, TRUE, SPREAD, beta=b))(0.0)
-    np.testing.assert_allclose(traced, loss(MEANS, TRUE, SPREAD), rtol=2e-6)
+    traced = quick(lambda b: loss(MEANS, TRUE, SPREAD, beta=b))(0.0)
+    np.testing.assert_allclose(traced, once(loss, MEANS, TRUE, SPREAD), rtol=2e-6)
 
 
 def test_beta_nll_stays_finite_where_the_likelihood_does_not():
     """An error of 1e12 at a variance of 1e-30: the squared error of it all is 1e24."""
-    slopes = jax.grad(losses.gaussian_nll, argnums=(0, 2))(1e12, 0.0, 1e-30, eps=0.0, beta=1.0)
+    loss = functools.partial(losses.gaussian_nll, eps=0.0, beta=1.0)
+    value, slopes = quick(jax.value_and_grad(loss, argnums=(0, 2)))(1e12, 0.0, 1e-30)
     np.testing.assert_allclose(slopes[0], 1e12, rtol=1e-5)
-    value = losses.gaussian_nll(1e12, 0.0, 1e-30, eps=0.0, beta=1.0)
     np.testing.assert_allclose(value, 0.5e24, rtol=1e-5)
-    assert losses.gaussian_nll(1e12, 0.0, 1e-30, eps=0.0) == np.inf
-    value, slope = jax.value_and_grad(losses.gaussian_nll_with_log_variances)(1.0, 0.0, -200.0, beta=1.0)
+    assert once(losses.gaussian_nll, 1e12, 0.0, 1e-30, eps=0.0) == np.inf
+    loss = functools.partial(losses.gaussian_nll_with_log_variances, beta=1.0)
+    value, slope = quick(jax.value_and_grad(loss))(1.0, 0.0, -200.0)
     np.testing.assert_allclose((value, slope), (0.5, 1.0))
 
 
@@ -326,24 +340,25 @@ def test_quantiles_are_sums_of_softplus():
     raw = RNG.normal(size=(4, 7))
     gaps = np.log1p(np.exp(raw[:, 1:]))
     expected = raw[:, :1] + np.concatenate([np.zeros((4, 1)), np.cumsum(gaps, axis=1)], axis=1)
-    agree(activations.monotone_quantiles(raw.astype(np.float32)), expected)
-    half = activations.monotone_quantiles(jnp.asarray(raw, jnp.bfloat16))
+    agree(once(activations.monotone_quantiles, raw.astype(np.float32)), expected)
+    half = once(activations.monotone_quantiles, jnp.asarray(raw, jnp.bfloat16))
     assert half.dtype == jnp.float32
     with jax.enable_x64(True):
         f = lambda x: activations.monotone_quantiles(x)[-1]  # noqa: E731
-        slope = jax.grad(f)(jnp.asarray(raw[0]))
+        slope = quick(jax.grad(f))(jnp.asarray(raw[0]))
         np.testing.assert_allclose(slope[1:], 1 / (1 + np.exp(-raw[0, 1:])), rtol=1e-12)
         assert slope[0] == 1
-        hessian = jax.hessian(f)(jnp.asarray(raw[0]))
+        hessian = quick(jax.hessian(f))(jnp.asarray(raw[0]))
         p = 1 / (1 + np.exp(-raw[0, 1:]))
         np.testing.assert_allclose(np.diag(hessian)[1:], p * (1 - p), rtol=1e-10)
 
 
-@pytest.mark.parametrize("raw", [-LARGEST, -200.0, 0.0, 200.0, 1e37])
-def test_quantiles_of_any_output(raw):
-    value, slope = jax.vjp(activations.monotone_quantiles, np.full(3, raw, np.float32))
-    assert np.isfinite(value).all()
-    assert np.isfinite(slope(jnp.ones(3))[0]).all()
+def test_quantiles_of_any_output():
+    run = quick(lambda x: (activations.monotone_quantiles(x), jax.jacrev(activations.monotone_quantiles)(x)))
+    for raw in (-LARGEST, -200.0, 0.0, 200.0, 1e37):
+        value, slopes = run(np.full(3, raw, np.float32))
+        assert np.isfinite(value).all()
+        assert np.isfinite(slopes.sum(axis=0)).all()
 
 
 # ---- numbers as histograms -------------------------------------------------------------------------------------------
@@ -372,7 +387,7 @@ def test_two_hot_gives_its_mean_back():
     np.testing.assert_allclose(spread.sum(-1), 1.0, rtol=2e-7)
     np.testing.assert_array_equal(spread[50:], np.eye(7))
     np.testing.assert_allclose(spread @ CENTERS, numbers, rtol=1e-6, atol=2e-6)
-    decoded = activations.histogram_mean(jnp.log(spread), centers=CENTERS)
+    decoded = once(activations.histogram_mean, jnp.log(spread), centers=CENTERS)
     np.testing.assert_allclose(decoded, numbers, rtol=1e-5, atol=5e-6)
 
 
@@ -395,14 +410,16 @@ def test_histograms_of_what_is_outside_and_of_every_dtype(encode):
     for dtype in (jnp.bfloat16, jnp.float16, jnp.int32):
         assert encode(jnp.ones(3, dtype)).dtype == jnp.float32
     numbers = RNG.normal(size=(2, 5)).astype(np.float32)
-    np.testing.assert_allclose(jax.jit(encode)(numbers), encode(numbers), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(jax.vmap(encode)(numbers), encode(numbers), rtol=1e-5, atol=1e-7)
+    expected = encode(numbers)
+    np.testing.assert_allclose(quick(encode)(numbers), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(quick(jax.vmap(encode))(numbers), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.375, 1.0, 5.0, 100.0, 1e6])
 def test_hl_gauss_keeps_its_digits_in_tails_and_in_narrow_bins(sigma):
+    spread = quick(functools.partial(targets.hl_gauss, edges=EDGES, sigma=sigma))
     for target in (-4.0, -0.3, 0.0, 0.25, 3.9, 4.0):
-        ours = targets.hl_gauss(np.float32(target), edges=EDGES, sigma=sigma)
+        ours = np.asarray(spread(np.float32(target)))
         for own, exact in zip(ours, exact_masses(target, EDGES, sigma), strict=True):
             own = mpmath.mpf(float(own))  # in a tail at z^2 / 2 = -log mass, the rounding of z counts as often
             assert abs(own - exact) <= 2e-6 * exact * (1 + abs(mpmath.log(exact))) + 1e-37, (target, own, exact)
@@ -412,31 +429,33 @@ def test_hl_gauss_keeps_its_digits_in_tails_and_in_narrow_bins(sigma):
 def test_hl_gauss_by_differences_of_one_error_function_loses_the_tail():
     cdf = jax.scipy.special.erf((EDGES - np.float32(0.0)) / np.float32(np.sqrt(2.0) * 0.6))
     assert np.diff(cdf)[-1] == 0
-    ours = targets.hl_gauss(np.float32(0.0), edges=EDGES, sigma=0.6)
+    ours = once(targets.hl_gauss, np.float32(0.0), edges=EDGES, sigma=0.6)
     assert ours[-1] > 0
 
 
 def test_hl_gauss_takes_the_ratio_of_the_paper():
-    agree(targets.hl_gauss(TRUE, edges=EDGES), targets.hl_gauss(TRUE, edges=EDGES, sigma=0.75 * 0.5))
+    agree(once(targets.hl_gauss, TRUE, edges=EDGES), once(targets.hl_gauss, TRUE, edges=EDGES, sigma=0.75 * 0.5))
     middles = 0.5 * (EDGES[1:] + EDGES[:-1])
     inside = np.linspace(-2.5, 2.5, 21, dtype=np.float32)
-    np.testing.assert_allclose(targets.hl_gauss(inside, edges=EDGES) @ middles, inside, atol=2e-3)
-    slopes = jax.vmap(jax.grad(lambda s: targets.hl_gauss(0.3, edges=EDGES, sigma=s)[3]))(f32(1e-3, 0.3, 2.0, 1e5))
+    np.testing.assert_allclose(once(targets.hl_gauss, inside, edges=EDGES) @ middles, inside, atol=2e-3)
+    slopes = quick(jax.vmap(jax.grad(lambda s: targets.hl_gauss(0.3, edges=EDGES, sigma=s)[3])))(
+        f32(1e-3, 0.3, 2.0, 1e5)
+    )
     assert np.isfinite(slopes).all()
 
 
 def test_the_mean_of_a_histogram_of_both_signs_is_zero_at_the_start():
-    low = activations.symexp(jnp.linspace(-20.0, 0.0, 128))
+    low = once(activations.symexp, jnp.linspace(-20.0, 0.0, 128))
     centers = jnp.concatenate([low, -low[-2::-1]])
     logits = np.zeros((3, 255), np.float32)
-    assert not activations.histogram_mean(logits, centers=centers).any()
-    slope = jax.grad(lambda x: activations.histogram_mean(x, centers=CENTERS))(np.zeros(7, np.float32))
+    assert not once(activations.histogram_mean, logits, centers=centers).any()
+    slope = quick(jax.grad(lambda x: activations.histogram_mean(x, centers=CENTERS)))(np.zeros(7, np.float32))
     np.testing.assert_allclose(slope, (CENTERS - CENTERS.mean()) / 7, atol=1e-6)
 
 
 def test_bins_that_do_not_exist():
     logits = f32(0.0, -np.inf, 1.0, -np.inf, LARGEST, -LARGEST, 0.0)
-    value, slope = jax.value_and_grad(lambda x: activations.histogram_mean(x, centers=CENTERS))(logits)
+    value, slope = quick(jax.value_and_grad(lambda x: activations.histogram_mean(x, centers=CENTERS)))(logits)
     np.testing.assert_allclose(value, CENTERS[4])
     assert np.isfinite(slope).all()
 
@@ -445,11 +464,11 @@ def test_symlog_and_symexp():
     numbers = f32(-1e30, -5.0, -1e-20, 0.0, 1e-8, 0.5, 80.0, LARGEST)
     logs = targets.symlog(numbers)
     np.testing.assert_allclose(logs, np.sign(wide(numbers)) * np.log1p(np.abs(wide(numbers))), rtol=3e-7)
-    np.testing.assert_allclose(activations.symexp(logs)[1:7], numbers[1:7], rtol=1e-6)
+    np.testing.assert_allclose(once(activations.symexp, logs)[1:7], numbers[1:7], rtol=1e-6)
     assert targets.symlog(np.int32(0)).dtype == jnp.float32
     for f in (targets.symlog, activations.symexp):
-        assert jax.grad(f)(0.0) == 1
-        assert np.isfinite(jax.vmap(jax.grad(jax.grad(f)))(f32(-3.0, 0.0, 3.0))).all()
+        assert quick(jax.grad(f))(0.0) == 1
+        assert np.isfinite(quick(jax.vmap(jax.grad(jax.grad(f))))(f32(-3.0, 0.0, 3.0))).all()
 
 
 # ---- wrong calls -----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Segmentation beyond the contract: every peer's Dice, digits, surfaces, distance maps and what is built on them."""
 
+import functools
 import itertools
 
 import jax
@@ -13,11 +14,17 @@ import scipy.ndimage
 from lossax import losses, objectives, targets
 from tests import vocabulary as v
 from tests.oracles import segmentation, surfaces
+from tests.vocabulary import quick
 
 OVERLAPS = [losses.dice, losses.jaccard, losses.tversky, losses.focal_tversky, losses.generalized_dice]
 MAPS = [f for n, f in v.SET_LOSSES.items() if v.family(f) in ("segmentation", "surfaces")]
 BATCH = (0, 1, 2)
 NOTHING = {"smooth_numerator": 0.0, "smooth_denominator": 0.0}
+
+
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(functools.partial(f, **options))(*arrays)
 
 
 def maps(shape=(2, 4, 4, 3), seed=0):
@@ -86,14 +93,14 @@ def test_every_dice_is_some_of_the_arguments(peer, soft):
     t = softmax(maps(seed=1)[0]) if soft else hard
     expected = np.mean(formula(softmax(logits), t))
     product = {"soft_labels": False} if soft else {}
-    np.testing.assert_allclose(losses.dice(logits, t, **options | product), expected, rtol=2e-6)
-    jitted = jax.jit(lambda p: losses.dice(p, t, activation="none", **options | product))
+    np.testing.assert_allclose(once(losses.dice, logits, t, **options | product), expected, rtol=2e-6)
+    jitted = quick(lambda p: losses.dice(p, t, activation="none", **options | product))
     np.testing.assert_allclose(jitted(softmax(logits)), expected, rtol=2e-6)
 
 
 def test_the_peers_differ_by_as_much_as_is_said():
     logits, _, hard = maps()
-    values = {peer: float(losses.dice(logits, hard, **options)) for peer, (options, _) in PEERS.items()}
+    values = {peer: float(once(losses.dice, logits, hard, **options)) for peer, (options, _) in PEERS.items()}
     assert values["MONAI"] != values["MONAI batch"]
     assert values["Optax"] < 0.9 * values["MONAI"]
     assert values["Milletari"] < 0.9 * values["MONAI"]
@@ -103,17 +110,17 @@ def test_keras_dice_sums_over_classes():
     logits, _, hard = maps()
     p = softmax(logits)
     expected = 1 - (2 * np.sum(p * hard) + 1e-7) / (np.sum(p) + np.sum(hard) + 1e-7)
-    actual = losses.generalized_dice(logits, hard, axes=BATCH, weighting="uniform")
+    actual = once(losses.generalized_dice, logits, hard, axes=BATCH, weighting="uniform")
     np.testing.assert_allclose(actual, expected, rtol=2e-6)
 
 
 def test_optax_tversky_and_its_generalised_dice():
     logits, _, hard = maps()
-    ours = losses.tversky(logits, hard, smooth_numerator=1.0, smooth_denominator=1.0, soft_labels=False)
+    ours = once(losses.tversky, logits, hard, smooth_numerator=1.0, smooth_denominator=1.0, soft_labels=False)
     np.testing.assert_allclose(ours, np.mean(optax.losses.dice_loss(logits, hard, alpha=0.3, beta=0.7)), rtol=2e-6)
     p, size = softmax(logits), hard.sum((1, 2))
     sudre = 1 - 2 * np.sum((p * hard).sum((1, 2)) / size**2, -1) / np.sum((p + hard).sum((1, 2)) / size**2, -1)
-    np.testing.assert_allclose(losses.generalized_dice(logits, hard, reduction="none"), sudre, rtol=2e-6)
+    np.testing.assert_allclose(once(losses.generalized_dice, logits, hard, reduction="none"), sudre, rtol=2e-6)
     with jax.numpy_rank_promotion("allow"):
         other = optax.losses.multiclass_generalized_dice_loss(logits, hard)
     assert np.abs(np.asarray(other) - sudre).max() > 1e-3, "a mean of ratios, not the ratio of sums"
@@ -125,8 +132,8 @@ def test_optax_cannot_take_probabilities_under_jit():
     with pytest.raises(jax.errors.TracerBoolConversionError):
         jax.jit(lambda p: optax.losses.dice_loss(p, hard, apply_softmax=False))(p)
     for loss in OVERLAPS:
-        close = jax.jit(lambda p: loss(p, hard, activation="none"))(p)  # noqa: B023
-        np.testing.assert_allclose(close, loss(logits, hard), rtol=1e-5)
+        close = quick(lambda p: loss(p, hard, activation="none"))(p)  # noqa: B023
+        np.testing.assert_allclose(close, once(loss, logits, hard), rtol=1e-5)
 
 
 def test_half_precision_images_are_finite():
@@ -134,11 +141,11 @@ def test_half_precision_images_are_finite():
     logits, _, hard = maps((1, 512, 512, 2))
     logits, hard = logits.astype(np.float16), hard.astype(np.float16)
     assert np.isnan(optax.losses.dice_loss(jnp.asarray(logits), jnp.asarray(hard))).all()
-    wide = losses.dice(logits.astype(np.float32), hard)
-    assert losses.dice(logits, hard).dtype == jnp.float32
-    np.testing.assert_allclose(losses.dice(logits, hard), wide, rtol=1e-7)
+    wide = once(losses.dice, logits.astype(np.float32), hard)
+    assert once(losses.dice, logits, hard).dtype == jnp.float32
+    np.testing.assert_allclose(once(losses.dice, logits, hard), wide, rtol=1e-7)
     with jax.enable_x64(True):
-        np.testing.assert_allclose(wide, losses.dice(jnp.asarray(logits, jnp.float64), hard), rtol=1e-6)
+        np.testing.assert_allclose(wide, once(losses.dice, jnp.asarray(logits, jnp.float64), hard), rtol=1e-6)
 
 
 # ---- absent classes --------------------------------------------------------------------------------------------------
@@ -150,12 +157,12 @@ def test_absent_classes():
     hard = np.zeros_like(hard)
     hard[..., 0] = 1
     options = {"axes": BATCH} | NOTHING
-    present = losses.dice(logits, hard, **options, reduction="none")[0]
-    np.testing.assert_allclose(losses.dice(logits, hard, **options), (present + 2) / 3, rtol=1e-6)
-    np.testing.assert_allclose(losses.dice(logits, hard, absent="skip", **options), present, rtol=1e-6)
-    zeros = losses.dice(logits, hard, absent="skip", reduction="none", **options)
+    present = once(losses.dice, logits, hard, **options, reduction="none")[0]
+    np.testing.assert_allclose(once(losses.dice, logits, hard, **options), (present + 2) / 3, rtol=1e-6)
+    np.testing.assert_allclose(once(losses.dice, logits, hard, absent="skip", **options), present, rtol=1e-6)
+    zeros = once(losses.dice, logits, hard, absent="skip", reduction="none", **options)
     np.testing.assert_allclose(np.mean(zeros), present / 3, rtol=1e-6)
-    weighed = losses.dice(logits, hard, class_weights=np.array([0.0, 1.0, 3.0]), **options)
+    weighed = once(losses.dice, logits, hard, class_weights=np.array([0.0, 1.0, 3.0]), **options)
     assert weighed == 1
 
 
@@ -163,7 +170,7 @@ def test_absent_classes():
 def test_nothing_there_and_nothing_found(loss):
     """0 / 0 is a perfect overlap, with a finite gradient."""
     none = jnp.zeros((1, 2, 2, 3))
-    value, slope = jax.value_and_grad(lambda p: loss(p, none, activation="none", **NOTHING))(none)
+    value, slope = quick(jax.value_and_grad(lambda p: loss(p, none, activation="none", **NOTHING)))(none)
     assert value == 0
     assert np.isfinite(slope).all()
 
@@ -171,25 +178,28 @@ def test_nothing_there_and_nothing_found(loss):
 @pytest.mark.parametrize("loss", OVERLAPS, ids=lambda f: f.__name__)
 def test_the_overlap_is_one_where_it_should_be(loss):
     hard = maps()[2]
-    assert loss(hard, hard, activation="none") == 0
-    assert loss(1 - hard, hard, activation="none", **NOTHING) == 1
-    assert np.isfinite(jax.grad(lambda p: loss(p, hard, activation="none"))(hard)).all(), "a root has a slope here"
+    assert once(loss, hard, hard, activation="none") == 0
+    assert once(loss, 1 - hard, hard, activation="none", **NOTHING) == 1
+    assert np.isfinite(quick(jax.grad(lambda p: loss(p, hard, activation="none")))(hard)).all(), (
+        "a root has a slope here"
+    )
     sure = 1e4 * (2 * hard - 1)
-    assert loss(sure, hard) == 0
-    assert np.isfinite(jax.grad(loss)(sure, hard)).all()
-    for seed in range(20):
-        p = np.random.default_rng(seed).random(hard.shape).astype(np.float32) ** 8
-        assert 0 <= loss(p, hard, activation="none", **NOTHING) <= 1
+    assert once(loss, sure, hard) == 0
+    assert np.isfinite(quick(jax.grad(loss))(sure, hard)).all()
+    p = np.stack([np.random.default_rng(seed).random(hard.shape).astype(np.float32) ** 8 for seed in range(20)])
+    values = quick(jax.vmap(lambda p: loss(p, hard, activation="none", **NOTHING)))(p)
+    assert (values >= 0).all()
+    assert (values <= 1).all()
 
 
 @pytest.mark.parametrize("loss", OVERLAPS, ids=lambda f: f.__name__)
 def test_soft_targets_are_their_own_best_prediction(loss):
     t = softmax(maps(seed=1)[0])
-    best, product = loss(t, t, activation="none"), loss(t, t, activation="none", soft_labels=False)
+    best, product = once(loss, t, t, activation="none"), once(loss, t, t, activation="none", soft_labels=False)
     assert best < 1e-6
     assert product > 0.1
     hard = (t == t.max(-1, keepdims=True)).astype(np.float32)
-    assert loss(hard, t, activation="none", soft_labels=False) < product, "a product prefers another prediction"
+    assert once(loss, hard, t, activation="none", soft_labels=False) < product, "a product prefers another prediction"
 
 
 # ---- digits ----------------------------------------------------------------------------------------------------------
@@ -213,7 +223,7 @@ def test_confident_maps_keep_their_digits(name, gap):
             moved[index] += step
             slopes[index] = (oracle(moved) - exact) / step
     options = {k: float(np.float32(x)) for k, x in options.items()} | NOTHING
-    value, gradient = jax.jit(jax.value_and_grad(lambda z: loss(z, hard, reduction="sum", **options)))(logits)
+    value, gradient = quick(jax.value_and_grad(lambda z: loss(z, hard, reduction="sum", **options)))(logits)
     assert v.ulps(value, exact) <= 16
     largest = max(abs(float(x)) for x in slopes.flat)
     for own, slope in zip(np.ravel(gradient), slopes.flat, strict=True):
@@ -240,13 +250,13 @@ def test_lovasz_slopes_keep_their_digits():
     errors = np.maximum(0, 1 - logits.astype(np.float64) * signs)
     exact = (berman(errors.ravel(), truth.ravel(), np.float64).reshape(64, 64) * -signs) * (errors > 0)
     single = (berman(errors.ravel(), truth.ravel(), np.float32).reshape(64, 64) * -signs) * (errors > 0)
-    ours = jax.grad(lambda z: losses.lovasz_hinge(z[..., None], signs[..., None]))(logits)
+    ours = quick(jax.grad(lambda z: losses.lovasz_hinge(z[..., None], signs[..., None])))(logits)
     used = exact != 0
     off = lambda x: np.max(np.abs(x - exact)[used] / np.abs(exact[used]))  # noqa: E731
     assert off(np.asarray(ours)) < 1e-6
     assert off(single) > 1e-3
     np.testing.assert_allclose(
-        losses.lovasz_hinge(logits[..., None], signs[..., None]), -np.sum(exact * signs * errors), rtol=2e-6
+        once(losses.lovasz_hinge, logits[..., None], signs[..., None]), -np.sum(exact * signs * errors), rtol=2e-6
     )
 
 
@@ -254,24 +264,24 @@ def test_lovasz_of_decisions_is_the_jaccard_loss():
     """At errors of 0 and 1 the extension is the set function itself."""
     _, labels, hard = maps((1, 5, 5, 3))
     _, _, decided = maps((1, 5, 5, 3), seed=1)
-    expected = losses.jaccard(decided, hard, activation="none", reduction="none", **NOTHING)
-    actual = losses.lovasz_softmax(decided, labels, activation="none", reduction="none")
+    expected = once(losses.jaccard, decided, hard, activation="none", reduction="none", **NOTHING)
+    actual = once(losses.lovasz_softmax, decided, labels, activation="none", reduction="none")
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def test_lovasz_at_ties_and_without_an_object():
     flat = jnp.zeros((1, 3, 3, 2))
     labels = np.zeros((1, 3, 3), int)
-    value, slope = jax.value_and_grad(losses.lovasz_softmax)(flat, labels)
+    value, slope = quick(jax.value_and_grad(losses.lovasz_softmax))(flat, labels)
     assert value == 0.5
     assert np.isfinite(slope).all()
-    np.testing.assert_allclose(losses.lovasz_softmax(flat, labels, absent="count"), 0.5)
+    np.testing.assert_allclose(once(losses.lovasz_softmax, flat, labels, absent="count"), 0.5)
     logits = jnp.array([[[-3.0], [0.5], [0.25]]])
     nobody = -jnp.ones_like(logits)
-    assert losses.lovasz_hinge(logits, nobody) == 1.5, "the largest hinge"
-    assert losses.lovasz_hinge(logits, nobody, absent="skip") == 0
-    batch = losses.lovasz_hinge(logits[None], -nobody[None], axes=BATCH)
-    np.testing.assert_allclose(batch, losses.lovasz_hinge(logits, -nobody))
+    assert once(losses.lovasz_hinge, logits, nobody) == 1.5, "the largest hinge"
+    assert once(losses.lovasz_hinge, logits, nobody, absent="skip") == 0
+    batch = once(losses.lovasz_hinge, logits[None], -nobody[None], axes=BATCH)
+    np.testing.assert_allclose(batch, once(losses.lovasz_hinge, logits, -nobody))
 
 
 # ---- axes ------------------------------------------------------------------------------------------------------------
@@ -281,13 +291,17 @@ def test_lovasz_at_ties_and_without_an_object():
 def test_any_spatial_rank(loss):
     """A volume of one slice is the image, a signal an image of one row; with the values of every axis order."""
     arrays = arguments(loss, (2, 3, 4, 2))
-    image = loss(*arrays, reduction="none")
-    volume = [a[:, None] for a in arrays]
-    np.testing.assert_allclose(loss(*volume, axes=(-4, -3, -2), reduction="none"), image, rtol=1e-6)
-    np.testing.assert_allclose(loss(*arrays, axes=(2, 1), reduction="none"), image, rtol=1e-6)
-    signal = [a[:, 0] for a in arrays]
-    row = [a[:, :1] for a in arrays]
-    np.testing.assert_allclose(loss(*signal, axes=(-2,), reduction="none"), loss(*row, reduction="none"), rtol=1e-6)
+    units = functools.partial(loss, reduction="none")
+
+    @quick
+    def by_axes(*arrays):
+        volume, signal, row = ([a[:, at] for a in arrays] for at in (None, 0, slice(1)))
+        images = units(*arrays), units(*volume, axes=(-4, -3, -2)), units(*arrays, axes=(2, 1))
+        return images, (units(*row), units(*signal, axes=(-2,)))
+
+    for first, *others in by_axes(*arrays):
+        for other in others:
+            np.testing.assert_allclose(other, first, rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", MAPS, ids=lambda f: f.__name__)
@@ -304,12 +318,13 @@ def test_wrong_axes_are_loud(loss):
 @pytest.mark.parametrize("loss", [f for f in MAPS if "targets" in v.data_arguments(f)], ids=lambda f: f.__name__)
 def test_values_outside_the_domain_are_loud(loss):
     logits, _, hard = maps()
+    each = quick(lambda *a: loss(*a, activation="none", reduction="none"))
     for position, wrong in itertools.product((0, 1), (-0.5, 1.5)):
         arrays = [softmax(logits), hard.copy()]
         arrays[position][0, 1, 1, 1] = wrong
         with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
             loss(*arrays, activation="none")
-        units = jax.jit(lambda *a: loss(*a, activation="none", reduction="none"))(*arrays)
+        units = each(*arrays)
         assert np.isnan(np.ravel(units[0])).any()
         assert np.isfinite(units[1]).all()
     for name, wrong in (("activation", "relu"), ("class_weights", np.ones(7)), ("absent", "zero")):
@@ -329,22 +344,22 @@ def test_distances_are_exact(shape, share):
     mask.flat[0] = False
     axes = tuple(range(len(shape)))
     expected = scipy.ndimage.distance_transform_edt(mask)
-    run = jax.jit(targets.distance_transform, static_argnames="axes")
-    np.testing.assert_array_equal(run(mask, axes=axes), expected.astype(np.float32))
+    run = quick(functools.partial(targets.distance_transform, axes=axes))
+    np.testing.assert_array_equal(run(mask), expected.astype(np.float32))
     for spacing in (0.5, rng.uniform(0.2, 3.0, len(shape))):
         expected = scipy.ndimage.distance_transform_edt(mask, sampling=spacing)
-        np.testing.assert_allclose(run(mask, axes=axes, spacing=spacing), expected, rtol=4e-7)
+        np.testing.assert_allclose(run(mask, spacing=spacing), expected, rtol=4e-7)
 
 
 def test_sets_are_transformed_alone():
     masks = np.random.default_rng(0).random((3, 6, 7, 2)) < 0.6
     masks[1, ..., 0], masks[2, ..., 1] = True, False
-    together = targets.distance_transform(masks, axes=(-3, -2))
+    together = once(targets.distance_transform, masks, axes=(-3, -2))
     for i, c in np.ndindex(3, 2):
         mask = masks[i, ..., c]
         expected = np.zeros(mask.shape) if mask.all() else scipy.ndimage.distance_transform_edt(mask)
         np.testing.assert_array_equal(together[i, ..., c], expected.astype(np.float32))
-    each = jax.vmap(lambda m: targets.distance_transform(m, axes=(0, 1)))(masks)
+    each = quick(jax.vmap(lambda m: targets.distance_transform(m, axes=(0, 1))))(masks)
     np.testing.assert_array_equal(each, together)
     with jax.enable_x64(True):
         assert targets.distance_transform(masks, axes=(1, 2)).dtype == jnp.float64
@@ -362,13 +377,12 @@ def test_pixels_that_do_not_exist_are_on_no_side():
 def test_signed_distance_is_that_of_both_sides():
     mask = np.random.default_rng(0).random((8, 9)) < 0.4
     edt = scipy.ndimage.distance_transform_edt
-    np.testing.assert_allclose(targets.signed_distance(mask, axes=(0, 1)), edt(~mask) - edt(mask), rtol=1e-6)
+    signed = quick(functools.partial(targets.signed_distance, axes=(0, 1)))
+    np.testing.assert_allclose(signed(mask), edt(~mask) - edt(mask), rtol=1e-6)
     kervadec = edt(~mask) * ~mask - (edt(mask) - 1) * mask
-    np.testing.assert_allclose(
-        targets.signed_distance(mask, axes=(0, 1)) + mask.astype(np.float32), kervadec, atol=1e-6
-    )
-    for filled in (np.zeros((3, 3), bool), np.ones((3, 3), bool)):
-        assert not np.any(targets.signed_distance(filled, axes=(0, 1)))
+    np.testing.assert_allclose(signed(mask) + mask.astype(np.float32), kervadec, atol=1e-6)
+    for filled in (np.zeros_like(mask), np.ones_like(mask)):
+        assert not np.any(signed(filled))
 
 
 def test_wrong_masks_are_loud():
@@ -386,29 +400,33 @@ def test_wrong_masks_are_loud():
 def test_boundary_prefers_the_nearer_miss():
     truth = np.zeros((1, 9, 9, 1), bool)
     truth[0, 2:4, 2:4] = True
-    phi = targets.signed_distance(truth, axes=(1, 2))
+    phi = once(targets.signed_distance, truth, axes=(1, 2))
     at = lambda i: np.roll(truth, (i, i), (1, 2)).astype(np.float32)  # noqa: E731
-    values = [float(losses.boundary(at(i), phi, activation="none")) for i in range(5)]
+    moved = np.stack([at(i) for i in range(5)])
+    values = quick(jax.vmap(lambda p: losses.boundary(p, phi, activation="none")))(moved).tolist()
     assert values == sorted(values)
-    overlaps = [float(losses.dice(at(i), truth, activation="none")) for i in range(2, 5)]
+    overlaps = quick(jax.vmap(lambda p: losses.dice(p, truth, activation="none")))(moved)[2:].tolist()
     assert max(overlaps) - min(overlaps) < 1e-5, "an overlap cannot tell one miss from another"
 
 
 def test_hausdorff_of_empty_and_full_masks_is_finite():
     logits, _, hard = maps()
+    run = quick(jax.value_and_grad(functools.partial(losses.hausdorff, activation="sigmoid")))
     for t in (np.zeros_like(hard), np.ones_like(hard), hard):
         for z in (logits, np.full_like(logits, -50), np.full_like(logits, 50)):
-            value, slope = jax.value_and_grad(lambda z: losses.hausdorff(z, t, activation="sigmoid"))(z)  # noqa: B023
+            value, slope = run(z, t)
             assert np.isfinite(value)
             assert np.isfinite(slope).all()
-    missed = losses.hausdorff(np.full_like(logits, -50), hard, activation="sigmoid", reduction="none")
+    missed = once(losses.hausdorff, np.full_like(logits, -50), hard, activation="sigmoid", reduction="none")
     assert (missed > 0).all(), "seen through the outline of the target"
 
 
 def test_spacing_is_a_unit():
     logits, _, hard = maps()
-    np.testing.assert_allclose(losses.hausdorff(logits, hard, spacing=3.0), 9 * losses.hausdorff(logits, hard), 1e-6)
-    slope = jax.grad(lambda s: losses.hausdorff(logits, hard, spacing=s))(1.0)
+    np.testing.assert_allclose(
+        once(losses.hausdorff, logits, hard, spacing=3.0), 9 * once(losses.hausdorff, logits, hard), 1e-6
+    )
+    slope = quick(jax.grad(lambda s: losses.hausdorff(logits, hard, spacing=s)))(1.0)
     assert slope == 0, "without derivative"
 
 
@@ -416,7 +434,7 @@ def test_soft_skeleton_in_three_dimensions():
     rng = np.random.default_rng(0)
     p, t = (rng.random((3, 4, 3, 1)).astype(np.float32) for _ in range(2))
     expected = surfaces.soft_cldice(mp(p), mp(t), smooth=1, iterations=2, activation="none")
-    actual = losses.soft_cldice(p, t, axes=(0, 1, 2), iterations=2, activation="none")
+    actual = once(losses.soft_cldice, p, t, axes=(0, 1, 2), iterations=2, activation="none")
     np.testing.assert_allclose(actual, float(expected[0]), rtol=1e-6)
 
 
@@ -426,9 +444,9 @@ def test_a_broken_tube_costs_more_than_a_thin_one():
     thin, broken = tube.copy(), tube.copy()
     thin[[3, 5]] = 0
     broken[:, 6:9] = 0
-    cldice = lambda p: losses.soft_cldice(p, tube, activation="none")  # noqa: E731
+    cldice = quick(lambda p: losses.soft_cldice(p, tube, activation="none"))
     assert cldice(thin) < cldice(broken) / 4
-    assert losses.dice(thin, tube, activation="none") > losses.dice(broken, tube, activation="none")
+    assert once(losses.dice, thin, tube, activation="none") > once(losses.dice, broken, tube, activation="none")
 
 
 def test_iterations_set_structure():
@@ -445,7 +463,7 @@ def test_weighted_sum():
     assert objectives.weighted_sum(terms) == 2.5
     total = objectives.weighted_sum(terms, {"ce": jnp.float16(0.25), "dice": np.float64(3.0)})
     assert (total, total.dtype) == (2.0, jnp.float32)
-    swept = jax.vmap(lambda w: objectives.weighted_sum(terms, {"ce": 1.0, "dice": w}))(jnp.arange(3.0))
+    swept = quick(jax.vmap(lambda w: objectives.weighted_sum(terms, {"ce": 1.0, "dice": w})))(jnp.arange(3.0))
     assert swept.tolist() == [2, 2.5, 3]
     with pytest.raises(ValueError, match=r"same names, got \['ce', 'dice'\] and \['CE', 'dice'\]"):
         objectives.weighted_sum(terms, {"CE": 1.0, "dice": 1.0})
@@ -475,9 +493,15 @@ def test_deep_supervision_of_maps_and_volumes():
     outputs = [rng.normal(size=(1, n, n, n, 2)).astype(np.float32) for n in (4, 2)]
     hard = maps((1, 4, 4, 4, 2))[2]
     loss = lambda p, t: losses.dice(p, t, axes=(1, 2, 3))  # noqa: E731
-    total = objectives.deep_supervision(loss, outputs, hard, axes=(1, 2, 3), scale_weights=jnp.array([2.0, 1.0]))
     coarse = hard[:, 1::2, 1::2, 1::2]
-    np.testing.assert_allclose(total, 2 * loss(outputs[0], hard) + loss(outputs[1], coarse), rtol=1e-6)
+
+    @quick
+    def both(outputs, hard):
+        scales = np.float32([2.0, 1.0])
+        total = objectives.deep_supervision(loss, outputs, hard, axes=(1, 2, 3), scale_weights=scales)
+        return total, 2 * loss(outputs[0], hard) + loss(outputs[1], coarse)
+
+    np.testing.assert_allclose(*both(outputs, hard), rtol=1e-6)
     with pytest.raises(ValueError, match="more pixels"):
         objectives.deep_supervision(loss, outputs[::-1], coarse, axes=(1, 2, 3))
     with pytest.raises(ValueError, match="scale_weights must be"):
@@ -496,7 +520,7 @@ def test_the_hardest_units():
     for fraction in np.linspace(0, 1, 11):
         k = int(objectives.hardest(jnp.arange(40.0), fraction=fraction).sum())
         assert k == max(1, round(40 * fraction))
-    swept = jax.jit(jax.vmap(lambda f: objectives.hardest(values, fraction=f).sum()))(jnp.array([0.25, 0.5, 1.0]))
+    swept = quick(jax.vmap(lambda f: objectives.hardest(values, fraction=f).sum()))(jnp.array([0.25, 0.5, 1.0]))
     assert swept.tolist() == [2, 4, 8]
 
 
@@ -508,7 +532,7 @@ def test_the_hardest_of_those_that_take_part():
     assert objectives.hardest(values, fraction=0.5, where=where).sum() == 2
     assert not objectives.hardest(values, count=3, where=False).any()
     f = lambda x: jnp.sum(x, where=objectives.hardest(x, fraction=0.5))  # noqa: E731
-    assert jax.grad(f)(jnp.array([1.0, 3.0])).tolist() == [0, 1], "the choice has no gradient"
+    assert quick(jax.grad(f))(jnp.array([1.0, 3.0])).tolist() == [0, 1], "the choice has no gradient"
     for wrong in ({}, {"count": 1, "fraction": 0.5}):
         with pytest.raises(ValueError, match="exactly one"):
             objectives.hardest(values, **wrong)

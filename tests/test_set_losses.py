@@ -2,7 +2,8 @@
 
 One set is one unit of the result, or (of coupled losses) one element. An oracle module may declare ELEMENTS (shape of
 the elements, if they lie on more than one axis), SPATIAL (their order and neighbourhood matter), REPEATS = False
-(repetition of an element has another meaning than weight), IDENTITIES (labels are any integers, only equality counts).
+(repetition of an element has another meaning than weight), IDENTITIES (labels are any integers, only equality counts),
+COUNTED (a function: which elements count in a mean; if there is none, those whose loss is not 0).
 """
 
 import functools
@@ -73,13 +74,23 @@ def test_reductions_agree(loss):
         assert mean.shape == ()
         if v.coupled(loss):
             total = np.ones(keep.shape) if weight is None else np.float64(weight)
-            total = np.sum(total, where=np.asarray(units) != 0)  # an element that has no loss does not count
+            total = np.sum(total, where=counted_elements(loss, arrays, units, where))
             close(mean, np.sum(np.float64(units)) / total, 8, 1.0)
             continue
         counted = [i for i in range(SETS) if where is None or keep[i].any()]
         alone = [run(*(a[i] for a in arrays), **at(i, where=where, weights=weight)) for i in counted]
         if units.ndim == 1:
             close(mean, np.mean(np.float64(alone)), 8, 1.0)
+
+
+def counted_elements(loss, arrays, units, where):
+    """Which elements count in a mean: those that the oracle says, or those that have a loss."""
+    counted = v.ability(loss, "COUNTED")
+    if counted is None:
+        return np.asarray(units) != 0
+    labels = arrays[v.data_arguments(loss).index("labels")]
+    keep = np.ones(labels.shape, bool) if where is None else where
+    return np.stack([counted(loss, y, k) for y, k in zip(labels, keep, strict=True)])
 
 
 def at(i, **options):
@@ -274,8 +285,13 @@ def exact_sets(loss):
     """The oracle of one set, for every set; what it says of each class is added up."""
     oracle = oracles()[loss.__name__]
 
-    def run(*arrays, **hyper):
-        return np.array([np.sum(oracle(*(a[i] for a in arrays), **hyper)) for i in range(len(arrays[0]))], object)
+    @functools.wraps(oracle)
+    def run(*arrays, frozen=None, **hyper):
+        def of_set(i):
+            fixed = {} if frozen is None else {"frozen": [a[i] for a in frozen]}
+            return np.sum(oracle(*(a[i] for a in arrays), **hyper, **fixed))
+
+        return np.array([of_set(i) for i in range(len(arrays[0]))], object)
 
     return run
 

@@ -23,6 +23,11 @@ READ = np.arange(LENGTH) <= np.minimum(np.arange(ROWS), LENGTH - 1)[:, None]
 cross_entropy = losses.softmax_cross_entropy_with_integer_labels
 
 
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(partial(f, **options))(*arrays)
+
+
 def following(tokens, shift, segments, where):
     """One token after the other."""
     labels, keep = np.full(tokens.shape, -1), np.zeros(tokens.shape, bool)
@@ -44,7 +49,7 @@ def test_labels_come_from_the_same_document(shift):
 
 def test_tokens_of_any_integer_type():
     for dtype in (np.uint8, np.uint16, np.int16, np.uint32, np.int64):
-        labels, keep = jax.jit(targets.next_tokens)(TOKENS.astype(dtype))
+        labels, keep = quick(targets.next_tokens)(TOKENS.astype(dtype))
         assert labels.dtype == jnp.int32
         assert keep.dtype == bool
         np.testing.assert_array_equal(labels[:, :-1], TOKENS[:, 1:])
@@ -66,7 +71,7 @@ def test_a_prompt_is_read_and_not_predicted():
 def test_the_shift_outside_is_the_shift_inside():
     """As by slices of logits and labels, where there are no documents."""
     labels, keep = targets.next_tokens(TOKENS)
-    ours, slope = jax.value_and_grad(lambda z: cross_entropy(z, labels, where=keep))(LOGITS)
+    ours, slope = quick(jax.value_and_grad(lambda z: cross_entropy(z, labels, where=keep)))(LOGITS)
     sliced = cross_entropy(LOGITS[:, :-1], TOKENS[:, 1:])
     np.testing.assert_allclose(ours, sliced, rtol=1e-6)
     assert not slope[:, -1].any()
@@ -142,7 +147,7 @@ def candidates(tokens, segments):
 
 
 def test_negatives_of_the_context():
-    found = jax.jit(partial(targets.context_negatives, classes=CLASSES))(TOKENS, segments=SEGMENTS)
+    found = quick(partial(targets.context_negatives, classes=CLASSES))(TOKENS, segments=SEGMENTS)
     np.testing.assert_array_equal(found, candidates(TOKENS, SEGMENTS))
     one = targets.context_negatives(TOKENS[0], classes=CLASSES)
     np.testing.assert_array_equal(one, candidates(TOKENS[:1], np.zeros((1, LENGTH)))[0])
@@ -157,7 +162,7 @@ def test_torch_agrees_on_unlikelihood():
     theirs = -(torch.log1p(-torch.softmax(z, -1)) * torch.tensor(negatives)).sum(-1).mean()
     theirs.backward()
     assert z.grad is not None
-    ours, slope = jax.value_and_grad(losses.unlikelihood)(LOGITS, negatives)
+    ours, slope = quick(jax.value_and_grad(losses.unlikelihood))(LOGITS, negatives)
     np.testing.assert_allclose(ours, theirs.item(), rtol=1e-6)
     np.testing.assert_allclose(slope, z.grad.numpy(), rtol=1e-4, atol=1e-7)
 
@@ -166,7 +171,7 @@ def test_torch_agrees_on_unlikelihood():
 def test_a_sure_mistake_still_has_a_slope(lead):
     """Where 1 - p is rounded to 0: log of it is infinite, and what peers clip it to has no gradient."""
     row, negatives = np.array([lead, 0.0, 0.0], np.float32), np.array([True, False, False])
-    value, slope = jax.value_and_grad(losses.unlikelihood)(row, negatives)
+    value, slope = quick(jax.value_and_grad(losses.unlikelihood))(row, negatives)
     np.testing.assert_allclose(value, np.logaddexp(lead, np.log(2)) - np.log(2), rtol=1e-6)
     p = 1 / (1 + 2 * np.exp(-lead))
     np.testing.assert_allclose(slope, [p, -p / 2, -p / 2], rtol=1e-6)
@@ -174,10 +179,10 @@ def test_a_sure_mistake_still_has_a_slope(lead):
 
 def test_negatives_that_do_not_exist():
     row = np.array([0.0, -np.inf, -np.inf], np.float32)
-    value, slope = jax.value_and_grad(losses.unlikelihood)(row, np.array([False, True, True]))
+    value, slope = quick(jax.value_and_grad(losses.unlikelihood))(row, np.array([False, True, True]))
     assert value == 0
     assert not slope.any()
-    assert np.isposinf(losses.unlikelihood(row, np.array([True, False, False])))
+    assert np.isposinf(once(losses.unlikelihood, row, np.array([True, False, False])))
     with pytest.raises(ValueError, match="negatives must be nonnegative, got -1"):
         losses.unlikelihood(row, np.array([-1.0, 0.0, 0.0]))
 
@@ -186,7 +191,7 @@ def test_negatives_that_do_not_exist():
 
 
 def test_the_router_has_the_z_loss_of_the_cross_entropy():
-    ours = losses.router_z(LOGITS)
+    ours = once(losses.router_z, LOGITS)
     both = [cross_entropy(LOGITS, TOKENS, z_loss=z) for z in (1.0, 0.0)]
     np.testing.assert_allclose(ours, both[0] - both[1], rtol=1e-5)
 
@@ -194,11 +199,11 @@ def test_the_router_has_the_z_loss_of_the_cross_entropy():
 def test_the_z_loss_near_its_minimum_keeps_its_digits():
     """One logit at 0 and the others far below: the log of the sum is theirs, which 1 + x would lose."""
     row = np.array([0.0, -20.0, -25.0], np.float32)
-    value, slope = jax.value_and_grad(losses.router_z)(row)
+    value, slope = quick(jax.value_and_grad(losses.router_z))(row)
     rest = np.exp(-20.0) + np.exp(-25.0)
     np.testing.assert_allclose(value, np.log1p(rest) ** 2, rtol=1e-6)
     np.testing.assert_allclose(slope[0], 2 * np.log1p(rest) / (1 + rest), rtol=1e-6)
-    nothing, gradient = jax.value_and_grad(losses.router_z)(np.full(3, -np.inf, np.float32))
+    nothing, gradient = quick(jax.value_and_grad(losses.router_z))(np.full(3, -np.inf, np.float32))
     assert nothing == 0
     assert not gradient.any()
 
@@ -209,7 +214,7 @@ def test_targets_are_sharded(kind):
     expected = targets.next_tokens(TOKENS, segments=SEGMENTS), candidates(TOKENS, SEGMENTS)
     with jax.set_mesh(mesh):
         tokens, segments = (jax.device_put(x, NamedSharding(mesh, P("data"))) for x in (TOKENS, SEGMENTS))
-        found = jax.jit(
+        found = quick(
             lambda t, s: (targets.next_tokens(t, segments=s), targets.context_negatives(t, classes=CLASSES, segments=s))
         )(tokens, segments)
     jax.tree.map(np.testing.assert_array_equal, found, expected)

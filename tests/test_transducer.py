@@ -11,6 +11,7 @@ from jax import lax
 
 from lossax import losses
 from tests.test_losses import compare
+from tests.vocabulary import quick
 
 RNG: Any = np.random.default_rng(0)
 BATCH, FRAMES, LABELS, CLASSES = 5, 9, 4, 6
@@ -21,7 +22,12 @@ LABEL_WHERE = np.arange(LABELS) < np.array([4, 4, 2, 3, 0])[:, None]
 NODES = FRAME_WHERE[..., None] & np.pad(LABEL_WHERE, ((0, 0), (1, 0)), constant_values=True)[:, None]
 
 
-@jax.jit
+def once(f, *arrays, **options):
+    """A loss as one program."""
+    return quick(partial(f, **options))(*arrays)
+
+
+@quick
 def _padded(logits, texts, frames, labels):
     def total(logits):
         units = losses.transducer(logits, texts, frame_where=frames, label_where=labels, reduction="none")
@@ -130,14 +136,14 @@ def test_sure_sequences_keep_their_digits():
 def test_logits_of_any_size(size):
     logits = np.zeros((1, 2, 2, 3), np.float32)
     logits[..., 0] = size
-    value, gradient = jax.jit(jax.value_and_grad(losses.transducer))(logits, np.array([[1]]))
+    value, gradient = quick(jax.value_and_grad(losses.transducer))(logits, np.array([[1]]))
     np.testing.assert_allclose(value, size - np.log(2.0), rtol=1e-6)
     np.testing.assert_allclose(gradient[0, :, 0, :2], [[0.5, -0.5], [0.5, -0.5]], atol=1e-6)
 
 
 def test_the_blank_may_be_any_class():
-    moved = losses.transducer(np.roll(LOGITS, -1, axis=-1), TEXTS - 1, blank=CLASSES - 1, reduction="none")
-    np.testing.assert_allclose(moved, losses.transducer(LOGITS, TEXTS, reduction="none"), rtol=1e-6)
+    moved = once(losses.transducer, np.roll(LOGITS, -1, axis=-1), TEXTS - 1, blank=CLASSES - 1, reduction="none")
+    np.testing.assert_allclose(moved, once(losses.transducer, LOGITS, TEXTS, reduction="none"), rtol=1e-6)
 
 
 # ---- log-probabilities of the arcs -----------------------------------------------------------------------------------
@@ -156,7 +162,7 @@ def with_arcs(logits, lam=0.0, labels=LABEL_WHERE):
 
 
 def test_arcs_are_enough():
-    value, gradient = jax.jit(jax.value_and_grad(with_arcs))(LOGITS)
+    value, gradient = quick(jax.value_and_grad(with_arcs))(LOGITS)
     units, gradients = padded(LOGITS)
     np.testing.assert_allclose(value, units.sum(), rtol=1e-6)
     np.testing.assert_allclose(gradient, gradients, atol=1e-6)
@@ -164,7 +170,7 @@ def test_arcs_are_enough():
 
 def test_fast_emit_scales_the_gradient_of_labels():
     """The value stays; the gradient by the probabilities of labels is 1 + lambda times what it was."""
-    plain, fast = (jax.jit(jax.value_and_grad(partial(with_arcs, lam=lam)))(LOGITS) for lam in (0.0, 0.25))
+    plain, fast = (quick(jax.value_and_grad(partial(with_arcs, lam=lam)))(LOGITS) for lam in (0.0, 0.25))
     np.testing.assert_allclose(fast[0], plain[0], rtol=1e-6)
     rows = jax.nn.softmax(LOGITS)
     labels = np.take_along_axis(rows[..., :-1, :], TEXTS[:, None, :, None], axis=-1)[..., 0]
@@ -178,7 +184,7 @@ def test_fast_emit_scales_the_gradient_of_labels():
 def test_long_sequences_keep_their_digits():
     """2500 steps, against float64; sums of logarithms of this size have 3 digits after the point."""
     blank, label = (np.float32(-np.abs(RNG.normal(size=(1, 2000, n))) - 1.0) for n in (501, 500))
-    step = jax.jit(jax.value_and_grad(losses.transducer_with_log_probs, argnums=(0, 1)))
+    step = quick(jax.value_and_grad(losses.transducer_with_log_probs, argnums=(0, 1)))
     value, gradients = step(blank, label)
     with jax.enable_x64(True):
         expected, slopes = step(jnp.asarray(blank, jnp.float64), jnp.asarray(label, jnp.float64))

@@ -46,6 +46,11 @@ def coupled(loss: Callable) -> bool:
     return "bool `[..., n]`; nobody sees those left out." in (loss.__doc__ or "")
 
 
+def freezes(oracle: Callable) -> bool:
+    """Whether a loss has parts without a derivative: its oracle makes them from `frozen`, the arrays before a move."""
+    return "frozen" in inspect.signature(oracle).parameters
+
+
 def needs_an_extra(loss: Callable) -> bool:
     """Whether another library solves a loss to a tolerance of its own: its docstring says that it may be missing."""
     return "ImportError: if" in (loss.__doc__ or "")
@@ -185,7 +190,10 @@ def required(function: Callable) -> dict[str, Any]:
     """Values for the keyword arguments that have no default, or that a family has fixed for its tests."""
     kinds = inspect.signature(function).parameters.values()
     names = [p.name for p in kinds if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    return {name: declared(function, "HYPERPARAMETERS")[name][0] for name in names} | declared(function, "FIXED")
+    fixed = {
+        name: x for name, x in declared(function, "FIXED").items() if name in inspect.signature(function).parameters
+    }
+    return {name: declared(function, "HYPERPARAMETERS")[name][0] for name in names} | fixed
 
 
 def ulps(value: Any, exact: Any, floor: float = 0.0) -> float:

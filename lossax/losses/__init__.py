@@ -8,6 +8,7 @@ from lossax.losses._approximate_ranking import approximate_metric as approximate
 from lossax.losses._auc import auc_margin as auc_margin
 from lossax.losses._auc import auc_squared_hinge as auc_squared_hinge
 from lossax.losses._auc import average_precision as average_precision
+from lossax.losses._batch_triplets import batch_triplet_margin as batch_triplet_margin
 from lossax.losses._binary import binary_cross_entropy as binary_cross_entropy
 from lossax.losses._binary import hinge as hinge
 from lossax.losses._binary import logistic as logistic
@@ -28,6 +29,7 @@ from lossax.losses._confidence import soft_calibration_error as soft_calibration
 from lossax.losses._consistency import confidence_penalty as confidence_penalty
 from lossax.losses._consistency import fixmatch as fixmatch
 from lossax.losses._consistency import label_relaxation as label_relaxation
+from lossax.losses._contrastive import angular as angular
 from lossax.losses._contrastive import info_nce as info_nce
 from lossax.losses._contrastive import siglip as siglip
 from lossax.losses._contrastive import supervised_contrastive as supervised_contrastive
@@ -81,6 +83,10 @@ from lossax.losses._listwise_ranking import plackett_luce as plackett_luce
 from lossax.losses._listwise_ranking import ranking_softmax as ranking_softmax
 from lossax.losses._listwise_ranking import unique_softmax as unique_softmax
 from lossax.losses._margin_softmax import margin_softmax as margin_softmax
+from lossax.losses._metric import batch_contrastive as batch_contrastive
+from lossax.losses._metric import circle as circle
+from lossax.losses._metric import lifted_structure as lifted_structure
+from lossax.losses._metric import multi_similarity as multi_similarity
 from lossax.losses._multiclass import cross_entropy as cross_entropy
 from lossax.losses._multiclass import cross_entropy_with_integer_labels as cross_entropy_with_integer_labels
 from lossax.losses._multiclass import multiclass_hinge as multiclass_hinge
@@ -102,9 +108,12 @@ from lossax.losses._noisy import generalized_cross_entropy as generalized_cross_
 from lossax.losses._noisy import normalized_cross_entropy as normalized_cross_entropy
 from lossax.losses._noisy import reverse_cross_entropy as reverse_cross_entropy
 from lossax.losses._noisy import taylor_cross_entropy as taylor_cross_entropy
+from lossax.losses._ordered_similarities import cosent as cosent
 from lossax.losses._ordinal import coral as coral
 from lossax.losses._ordinal import corn as corn
 from lossax.losses._ordinal import proportional_odds as proportional_odds
+from lossax.losses._pair_margins import contrastive as contrastive
+from lossax.losses._pair_margins import cosine_embedding as cosine_embedding
 from lossax.losses._pairwise_ranking import pairwise_hinge as pairwise_hinge
 from lossax.losses._pairwise_ranking import pairwise_logistic as pairwise_logistic
 from lossax.losses._pairwise_ranking import pairwise_soft_zero_one as pairwise_soft_zero_one
@@ -175,6 +184,7 @@ from lossax.losses._tokens import unlikelihood as unlikelihood
 from lossax.losses._transducer import transducer as transducer
 from lossax.losses._transducer import transducer_with_log_probs as transducer_with_log_probs
 from lossax.losses._transport import sinkhorn_divergence as sinkhorn_divergence
+from lossax.losses._triplets import triplet_margin as triplet_margin
 from lossax.losses._unlabelled import non_negative_pu as non_negative_pu
 from lossax.losses._views import alignment as alignment
 from lossax.losses._views import cosine_distance as cosine_distance

@@ -4,7 +4,6 @@ Similarities are made a block of rows at a time: memory is that of a few blocks,
 """
 
 import functools
-import math
 from typing import Literal
 
 import jax
@@ -12,26 +11,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from lossax import _check, _devices
-from lossax._angles import direction
+from lossax import _check, _coupled
+from lossax._coupled import Elements, Similarity, everyone, prepared, scores
 from lossax._numerics import divide, log_partition
 from lossax._reduction import masked, reduce, unit_weights
-from lossax._tile import by_rows, gathered, logsumexps, over_sets, places, spread_like, sum_by_rows
+from lossax._tile import by_rows, logsumexps, over_sets, spread_like
 from lossax._types import Reduction
-
-Similarity = Literal["cosine", "dot"]
-
-
-def _prepared(similarity: Similarity, embeddings: jax.Array) -> jax.Array:
-    """What a dot product makes the similarity of."""
-    return direction(embeddings) if similarity == "cosine" else embeddings
-
-
-def _kept(embeddings: dict[str, jax.Array], where: ArrayLike | None, weights: ArrayLike | None) -> jax.Array:
-    """The weight of each element of `[..., n, d]`."""
-    _check.units_of(embeddings, axes=2)
-    (array,) = embeddings.values()
-    return unit_weights(array.shape[:-1], where, weights, dtype=array.dtype)
 
 
 def _more(negatives, negatives_where, similarity: Similarity, like: jax.Array):
@@ -42,45 +27,29 @@ def _more(negatives, negatives_where, similarity: Similarity, like: jax.Array):
     _check.points(like.shape[-1], negatives=negatives)
     (negatives,) = masked(negatives_where, negatives, event=1)
     there = unit_weights(negatives.shape[:1], negatives_where) > 0
-    return [(_prepared(similarity, negatives.astype(like.dtype)), jnp.full(there.shape, -1, jnp.int32), there)]
+    nowhere = jnp.full(there.shape, -1, jnp.int32)
+    return [Elements(prepared(similarity, negatives.astype(like.dtype)), nowhere, there)]
 
 
-def _pairs(rows, columns):
-    """Which pairs there are: of those who exist, but no element with its own."""
-    (_, place, exists), (_, places, present) = rows, columns
-    return exists[:, None] & present[None, :] & (place[:, None] != places[None, :])
-
-
-def _scores(rows, columns):
-    """Similarities of the pairs that there are, -inf of the others."""
-    return jnp.where(_pairs(rows, columns), rows[0] @ columns[0].T, -jnp.inf)
-
-
-def _own_and_scores(rows, columns):
-    """The same, and before it the similarity of each row to its own column."""
-    every = rows[0] @ columns[0].T
-    own = rows[1][:, None] == columns[1][None, :]
+def _own_and_scores(rows: Elements, columns: Elements) -> tuple[jax.Array, jax.Array]:
+    """`scores`, and before it the similarity of each row to its own column."""
+    every = rows.embeddings @ columns.embeddings.T
+    own = rows.places[:, None] == columns.places[None, :]
     own = jnp.sum(jnp.where(own, every, jnp.zeros_like(every)), axis=-1)
-    return own, jnp.where(_pairs(rows, columns), every, -jnp.inf)
+    return own, jnp.where(_coupled.pairs(rows, columns), every, -jnp.inf)
 
 
-def _distances(rows, columns):
-    """Minus squared distances of those who exist, -inf of an element from itself."""
-    squares = jnp.sum(jnp.square(rows[0][:, None, :] - columns[0][None, :, :]), axis=-1)
-    return jnp.where(_pairs(rows, columns), -squares, -jnp.inf)
-
-
-def _log_sums(scores: jax.Array) -> jax.Array:
+def _log_sums(matrix: jax.Array) -> jax.Array:
     """Log of the sum of exponentials of each row."""
-    top, rest = log_partition(scores)
+    top, rest = log_partition(matrix)
     return top + rest
 
 
-def _both_rivals(rows, columns, tile, axis_name):
-    """The same of each row and of each column; the matrix is made once."""
-    by_row, by_column = logsumexps(_scores, columns[0].shape[0], tile, rows, columns)
+def _both_rivals(rows: Elements, columns: Elements, tile: int | None, axis_name: str | None):
+    """Log of the sum of exponentials of each row and of each column; the matrix is made once."""
+    by_row, by_column = logsumexps(scores, len(columns.places), tile, rows, columns)
     if axis_name is not None:
-        by_column = _log_sums(lax.all_gather(by_column, axis_name, axis=1))[rows[1]]
+        by_column = _log_sums(lax.all_gather(by_column, axis_name, axis=1))[rows.places]
     return by_row, spread_like(by_column, by_row)
 
 
@@ -89,40 +58,6 @@ def _surprise(rivals: jax.Array, own: jax.Array, decoupled: bool) -> jax.Array:
     alone = jnp.isneginf(rivals)
     gap = jnp.where(alone, jnp.zeros_like(own), rivals - own)
     return jnp.where(alone, jnp.zeros_like(own), gap if decoupled else jax.nn.softplus(gap))
-
-
-def _reduced(row, of_set, sets, axis_name, tile, kept, weights, reduction):
-    """The loss of sets from what `row` says of a block: the loss of each row and whether it counts.
-
-    `of_set` gives rows, columns and their number, of one set. Of a mean or a sum the gradient is made along with it.
-    """
-    _check.choice(("mean", "sum", "none"), reduction=reduction)
-    if reduction == "none":
-
-        def each(*arrays):
-            rows, columns, width = of_set(*arrays)
-            return by_rows(lambda rows, columns: (row(rows, columns), ()), rows, columns, width=width, tile=tile)[0]
-
-        values, counted = over_sets(each, kept.ndim - 1)(*sets, kept)
-        return reduce(values, counted & (kept > 0), weights, reduction)
-
-    shrink = 2.0 ** -math.ceil(math.log2(max(kept.size, 1)))  # a sum of finite losses shall not overflow
-
-    def block(rows, columns):
-        rows, weight = rows
-        losses, counted = row(rows, columns)
-        counted = counted.astype(losses.dtype)
-        return jnp.sum(weight * counted * losses), counted
-
-    def both(*arrays):
-        rows, columns, width = of_set(*arrays)
-        weight = shrink * arrays[-1]
-        total, counted = sum_by_rows(block, width, tile, (rows, weight), columns)
-        return total, jnp.sum(weight * counted)
-
-    total, weight = over_sets(both, kept.ndim - 1)(*sets, kept)
-    total, weight = _devices.total(jnp.sum(total), axis_name), _devices.total(jnp.sum(weight), axis_name)
-    return total / shrink if reduction == "sum" else divide(total, weight)
 
 
 def info_nce(
@@ -202,42 +137,41 @@ def info_nce(
     _check.positive(temperature=temperature)
     _check.choice(("cosine", "dot"), similarity=similarity)
     anchors, positives, temperature = masked(where, anchors, positives, temperature, event=1)
-    kept = _kept({"anchors": anchors}, where, weights)
+    kept = _coupled.kept_elements({"anchors": anchors}, where, weights)
     more = _more(negatives, negatives_where, similarity, anchors)
 
-    def marks(kept):
-        return places(kept.shape[0], axis_name), kept > 0
-
-    def whole(x, kept):
-        return tuple(gathered(part, axis_name) for part in (_prepared(similarity, x), *marks(kept)))
+    def own_and_all(x, kept):
+        own = _coupled.elements(prepared(similarity, x), kept, axis_name)
+        return own, everyone(own, axis_name)
 
     if not symmetric:
 
         def of_set(a, b, kept):
-            columns = [whole(b, kept), *([whole(a, kept)] if within else []), *more]
-            return (a, *marks(kept)), (columns, temperature), sum(len(part[0]) for part in columns)
+            columns = [own_and_all(b, kept)[1], *([own_and_all(a, kept)[1]] if within else []), *more]
+            rows = _coupled.elements(a, kept, axis_name)
+            return rows, (columns, temperature), sum(len(part.places) for part in columns)
 
         def row(rows, shared):
             columns, temperature = shared
-            rows = (_prepared(similarity, rows[0]) / temperature, *rows[1:])
-            own, scores = _own_and_scores(rows, columns[0])
-            rivals = (_log_sums(scores), *(_log_sums(_scores(rows, part)) for part in columns[1:]))
-            return _surprise(functools.reduce(jnp.logaddexp, rivals), own, decoupled), rows[2]
+            rows = rows._replace(embeddings=prepared(similarity, rows.embeddings) / temperature)
+            own, others = _own_and_scores(rows, columns[0])
+            rivals = (_log_sums(others), *(_log_sums(scores(rows, part)) for part in columns[1:]))
+            return _surprise(functools.reduce(jnp.logaddexp, rivals), own, decoupled), rows.exist
 
-        return _reduced(row, of_set, (anchors, positives), axis_name, tile, kept, weights, reduction)
+        return _coupled.reduced(row, of_set, (anchors, positives), axis_name, tile, kept, weights, reduction)
 
     def both(a, b, kept):
-        wholes = whole(a, kept), whole(b, kept)
-        a, b = _prepared(similarity, a), _prepared(similarity, b)
-        own = jnp.sum(a * b, axis=-1) / temperature
-        rows = [(x / temperature, *marks(kept)) for x in (a, b)]
-        rivals = list(_both_rivals(rows[0], wholes[1], tile, axis_name))
-        for i in range(2):
-            for other in ([wholes[i]] if within else []) + more:
-                f = lambda x, y: (_log_sums(_scores(x, y)), ())  # noqa: E731
-                found, _ = by_rows(f, rows[i], other, width=len(other[0]), tile=tile)
-                rivals[i] = jnp.logaddexp(rivals[i], found)
-        return 0.5 * (_surprise(rivals[0], own, decoupled) + _surprise(rivals[1], own, decoupled))
+        (a, all_a), (b, all_b) = own_and_all(a, kept), own_and_all(b, kept)
+        own = jnp.sum(a.embeddings * b.embeddings, axis=-1) / temperature
+        a, b = (x._replace(embeddings=x.embeddings / temperature) for x in (a, b))
+        rivals = _both_rivals(a, all_b, tile, axis_name)
+        found = []
+        for rows, all_rows, rival in ((a, all_a, rivals[0]), (b, all_b, rivals[1])):
+            for other in ([all_rows] if within else []) + more:
+                f = lambda x, y: (_log_sums(scores(x, y)), ())  # noqa: E731
+                rival = jnp.logaddexp(rival, by_rows(f, rows, other, width=len(other.places), tile=tile)[0])
+            found.append(_surprise(rival, own, decoupled))
+        return 0.5 * (found[0] + found[1])
 
     values = over_sets(both, kept.ndim - 1)(anchors, positives, kept)
     return reduce(values, kept > 0, weights, reduction, axis_name)
@@ -296,20 +230,92 @@ def siglip(
     _check.same_shape(anchors=anchors, positives=positives)
     _check.choice(("cosine", "dot"), similarity=similarity)
     anchors, positives, scale, bias = masked(where, anchors, positives, scale, bias, event=1)
-    kept = _kept({"anchors": anchors}, where, weights)
+    kept = _coupled.kept_elements({"anchors": anchors}, where, weights)
 
     def row(rows, shared):
         columns, scale, bias = shared
-        own, scores = _own_and_scores((scale * _prepared(similarity, rows[0]), *rows[1:]), columns)
-        others = jax.nn.softplus(scores + bias)  # of what does not exist softplus(-inf) = 0
-        return jax.nn.softplus(-(own + bias)) + jnp.sum(others, axis=-1), rows[2]
+        own, others = _own_and_scores(rows._replace(embeddings=scale * prepared(similarity, rows.embeddings)), columns)
+        others = jax.nn.softplus(others + bias)  # of what does not exist softplus(-inf) = 0
+        return jax.nn.softplus(-(own + bias)) + jnp.sum(others, axis=-1), rows.exist
 
     def of_set(a, b, kept):
-        marks = places(a.shape[0], axis_name), kept > 0
-        columns = tuple(gathered(x, axis_name) for x in (_prepared(similarity, b), *marks))
-        return (a, *marks), (columns, scale, bias), len(columns[0])
+        rows = _coupled.elements(a, kept, axis_name)
+        columns = everyone(rows._replace(embeddings=prepared(similarity, b)), axis_name)
+        return rows, (columns, scale, bias), len(columns.places)
 
-    return _reduced(row, of_set, (anchors, positives), axis_name, tile, kept, weights, reduction)
+    return _coupled.reduced(row, of_set, (anchors, positives), axis_name, tile, kept, weights, reduction)
+
+
+def angular(
+    anchors: jax.Array,
+    positives: jax.Array,
+    *,
+    angle: ArrayLike = 45.0,
+    similarity: Similarity = "cosine",
+    tile: int | None = None,
+    axis_name: str | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    r"""Angular loss: in the triangle of anchor, positive and negative, the angle at the negative shall be small.
+
+    .. math:: \ell_i = \log\Big(1 + \sum_{j \ne i} \exp\big(4 \tan^2\!\alpha\, \langle a_i + b_i, b_j \rangle
+        - 2 (1 + \tan^2\!\alpha) \langle a_i, b_i \rangle\big)\Big)
+
+    A batch holds one pair of each label, as for N-pair losses. Angles do not depend on how large distances are, so one
+    bound suits all labels. The paper adds it, times 2, to the N-pair loss, `info_nce(similarity="dot",
+    temperature=1.0)`; PyTorch Metric Learning's angle is 40.
+
+    Args:
+      anchors: Embeddings a, float `[..., n, d]`.
+      positives: What belongs to each, b, float `[..., n, d]`.
+      angle: Bound alpha, in degrees, in (0, 90).
+      similarity: `"cosine"`, or `"dot"` for embeddings as they are.
+      tile: Rows of the matrix held at once; by size if None.
+      axis_name: Mesh axis over which the elements are spread, inside `jax.shard_map`: all are rivals of all.
+      where: Elements to keep, bool `[..., n]`; nobody sees those left out.
+      weights: Weight of each element, float `[..., n]`; 0 leaves it out.
+      reduction: `"mean"` over total weight, `"sum"`, or `"none"`.
+
+    Returns:
+      A scalar, or `[..., n]` for `"none"`; nonnegative.
+
+    Raises:
+      TypeError: if `anchors` or `positives` are not floating point.
+      ValueError: if shapes differ or `angle` is not in (0, 90).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> embeddings = jnp.eye(2)
+      >>> round(angular(embeddings, embeddings).item(), 4)  # log(1 + exp(4 * 0 - 2 * 2 * 1))
+      0.0181
+
+    Reference:
+      Wang et al., *Deep metric learning with angular loss*, 2017.
+    """
+    _check.floating(anchors=anchors, positives=positives)
+    _check.same_shape(anchors=anchors, positives=positives)
+    _check.positive(angle=angle)
+    _check.within(0.0, 90.0, angle=angle)
+    _check.choice(("cosine", "dot"), similarity=similarity)
+    anchors, positives, angle = masked(where, anchors, positives, angle, event=1)
+    kept = _coupled.kept_elements({"anchors": anchors}, where, weights)
+    steepness = jnp.square(jnp.tan(jnp.deg2rad(angle)))
+
+    def row(rows, shared):
+        (rows, partners), (columns, steepness) = rows, shared
+        a, b = prepared(similarity, rows.embeddings), prepared(similarity, partners)
+        near = 2.0 * (1.0 + steepness) * jnp.sum(a * b, axis=-1)
+        rivals = _log_sums(scores(rows._replace(embeddings=4.0 * steepness * (a + b)), columns))
+        return _surprise(rivals, near, False), rows.exist
+
+    def of_set(a, b, kept):
+        rows = _coupled.elements(a, kept, axis_name)
+        columns = everyone(rows._replace(embeddings=prepared(similarity, b)), axis_name)
+        return (rows, b), (columns, steepness), len(columns.places)
+
+    return _coupled.reduced(row, of_set, (anchors, positives), axis_name, tile, kept, weights, reduction)
 
 
 def supervised_contrastive(
@@ -374,31 +380,30 @@ def supervised_contrastive(
     _check.choice(("out", "in"), aggregation=aggregation)
     _check.choice(("cosine", "dot", "euclidean"), similarity=similarity)
     embeddings, temperature = masked(where, embeddings, temperature, event=1)
-    kept = _kept({"embeddings": embeddings}, where, weights)
+    kept = _coupled.kept_elements({"embeddings": embeddings}, where, weights)
+    euclidean = similarity == "euclidean"
 
-    kind = "cosine" if similarity == "cosine" else "dot"
-
-    def row(rows, shared):
-        columns, temperature = shared
-        euclidean = similarity == "euclidean"
-        shrink = jnp.sqrt(temperature) if euclidean else temperature
-        rows = (_prepared(kind, rows[0]) / shrink, *rows[1:])
-        columns = (columns[0] / shrink if euclidean else columns[0], *columns[1:])
-        scores = (_distances if euclidean else _scores)(rows[:3], columns[:3])
-        same = (rows[3][:, None] == columns[3][None, :]) & (scores > -jnp.inf)
-        top, rest = log_partition(jnp.where(same, scores, -jnp.inf))
-        rivals, more = log_partition(jnp.where(same, -jnp.inf, scores))
+    def row(logits, same, others, _):
+        nothing = jnp.zeros((), logits.dtype)
+        top, rest = log_partition(jnp.where(same, logits, -jnp.inf))
         count = jnp.sum(same, axis=-1)
-        found = _surprise(rivals + more, jnp.where(count > 0, top + rest, jnp.zeros_like(top)), False)
+        rivals = _log_sums(jnp.where(others, logits, -jnp.inf))
+        found = _surprise(rivals, jnp.where(count > 0, top + rest, nothing), False)
         if aggregation == "out":
-            below = jnp.sum(jnp.where(same, top[:, None] - scores, jnp.zeros_like(scores)), axis=-1)
+            below = jnp.sum(jnp.where(same, top[:, None] - logits, nothing), axis=-1)
             found = found + rest + divide(below, count.astype(below.dtype))
-        return jnp.where(count > 0, found, jnp.zeros_like(found)), count > 0
+        return jnp.where(count > 0, found, nothing), count > 0
 
-    def of_set(x, labels, kept):
-        marks = places(x.shape[0], axis_name), kept > 0, labels
-        columns = tuple(gathered(part, axis_name) for part in (_prepared(kind, x), *marks))
-        width = len(columns[0]) * (x.shape[1] if similarity == "euclidean" else 1)
-        return (x, *marks), (columns, temperature), width
-
-    return _reduced(row, of_set, (embeddings, jnp.asarray(labels)), axis_name, tile, kept, weights, reduction)
+    return _coupled.by_labels(
+        row,
+        "squared_euclidean" if euclidean else similarity,
+        embeddings,
+        labels,
+        (),
+        kept,
+        weights,
+        reduction,
+        scale=(-1.0 if euclidean else 1.0) / temperature,
+        tile=tile,
+        axis_name=axis_name,
+    )

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from lossax import _check, _choices, _hyper, _numerics, _ranking, _running
 from lossax._numerics import divide, scaled
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import whole
 from lossax._types import Reduction
 
 
@@ -267,7 +268,7 @@ def plackett_luce(
     _check.choice(("efron", "breslow"), ties=ties)
     _check.same_shape(scores=scores, ranks=ranks)
     _check.units_of({"scores": scores})
-    scores, ranks, where, weights = _ranking.whole(scores, ranks, where, weights)
+    scores, ranks, where, weights = whole((scores, ranks, where, weights))
     (scores,), (ranks,) = masked(where, scores), masked(where, ranks)
     ranks = ranks.astype(jnp.int32) if ranks.dtype.itemsize < 4 else ranks
     kept = unit_weights(scores.shape, where, weights, dtype=scores.dtype)

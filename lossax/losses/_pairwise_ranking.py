@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from lossax import _check, _double, _excess, _numerics, _ranking
 from lossax._numerics import divide
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import whole
 from lossax._types import Reduction
 
 
@@ -289,7 +290,7 @@ def pairwise_squared_error(
     _check.real(targets=targets)
     _check.same_shape(predictions=predictions, targets=targets)
     _check.units_of({"predictions": predictions})
-    predictions, targets, where, weights = _ranking.whole(predictions, targets, where, weights)
+    predictions, targets, where, weights = whole((predictions, targets, where, weights))
     predictions, targets = masked(where, predictions, targets)
     kept = unit_weights(predictions.shape, where, weights, dtype=predictions.dtype)
     shares = _shares(kept)

@@ -1,14 +1,13 @@
 """Two views of one example that should agree: one unit per example."""
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lossax import _check, _numerics
-from lossax._angles import direction
 from lossax._pairs import length
 from lossax._reduction import masked, reduce
 from lossax._types import Reduction
+from lossax._vectors import cosine_gap
 
 
 def alignment(
@@ -60,21 +59,6 @@ def alignment(
     return reduce(_numerics.power(length(anchors - positives), power), where, weights, reduction)
 
 
-@jax.custom_jvp
-def _half_square(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Half the squared distance of vectors of length 1."""
-    return 0.5 * jnp.sum(jnp.square(x - y), axis=-1)
-
-
-@_half_square.defjvp
-def _(primals, tangents):
-    x, y = primals
-    # Only what is across the vectors counts: nothing long is left that would cancel, however they lie.
-    side = jnp.sign(jnp.sum(x * y, axis=-1, keepdims=True))
-    slope = (side * x - y) * tangents[0] + (side * y - x) * tangents[1]
-    return _half_square(x, y), jnp.sum(slope, axis=-1)
-
-
 def cosine_distance(
     predictions: jax.Array,
     targets: jax.Array,
@@ -122,6 +106,5 @@ def cosine_distance(
     _check.floating(predictions=predictions, targets=targets)
     _check.same_shape(predictions=predictions, targets=targets)
     _check.units_of({"predictions": predictions})
-    x, y = (direction(v) for v in masked(where, predictions, targets, event=1))
-    nothing = jnp.all(x == 0, axis=-1) | jnp.all(y == 0, axis=-1)
-    return reduce(jnp.where(nothing, 1.0, _half_square(x, y)), where, weights, reduction)
+    predictions, targets = masked(where, predictions, targets, event=1)
+    return reduce(cosine_gap(predictions, targets), where, weights, reduction)

@@ -16,6 +16,7 @@ from lossax.objectives._flexmatch import flexmatch as flexmatch
 from lossax.objectives._flooding import flooding as flooding
 from lossax.objectives._gumbel import gumbel as gumbel
 from lossax.objectives._hardest import hardest as hardest
+from lossax.objectives._matryoshka import matryoshka as matryoshka
 from lossax.objectives._memory import MemoryState as MemoryState
 from lossax.objectives._memory import memory as memory
 from lossax.objectives._weighted_sum import weighted_sum as weighted_sum

@@ -19,3 +19,5 @@ from lossax.targets._patches import patchify as patchify
 from lossax.targets._sampling import log_uniform_log_q as log_uniform_log_q
 from lossax.targets._tokens import context_negatives as context_negatives
 from lossax.targets._tokens import next_tokens as next_tokens
+from lossax.targets._triplets import Triplets as Triplets
+from lossax.targets._triplets import mined_triplets as mined_triplets

@@ -67,6 +67,17 @@ def siglip(anchors, positives, *, scale=10, bias=-10, similarity="cosine", tile=
     return np.array([mpmath.fsum(pair(i, j) for j in n) for i in n], object)
 
 
+def angular(anchors, positives, *, angle=45, similarity="cosine", tile=None):
+    steep = mpmath.tan(angle * mpmath.pi / 180) ** 2
+    losses = []
+    for i, (a, b) in enumerate(zip(anchors, positives, strict=True)):
+        s = lambda x, y: _similar(similarity, x, y)  # noqa: E731
+        near = 2 * (1 + steep) * s(a, b)
+        others = [c for j, c in enumerate(positives) if j != i]
+        losses.append(mpmath.log1p(mpmath.fsum(mpmath.exp(4 * steep * (s(a, c) + s(b, c)) - near) for c in others)))
+    return np.array(losses, object)
+
+
 def supervised_contrastive(embeddings, labels, *, temperature=0.1, aggregation="out", similarity="cosine", tile=None):
     losses = []
     for i, x in enumerate(embeddings):
