@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from lossax import _check, _double
-from lossax._numerics import divide, positive_part, sqrt
+from lossax._numerics import divide, over_largest, positive_part, sqrt
 
 Beyond = Literal["smooth", "linear", "clip"]
 _Pair = tuple[jax.Array, jax.Array]
@@ -20,9 +20,7 @@ _Pair = tuple[jax.Array, jax.Array]
 
 def _length(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The vectors divided by their largest entry, and their Euclidean norm over the last axis, kept as an axis."""
-    size = lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True, initial=0.0))
-    quarter = jnp.where(size > 1.0, 0.25, 1.0).astype(size.dtype)  # compilers multiply by 1 / size, which may vanish
-    scaled = divide(quarter * vectors, quarter * size)
+    scaled, size = over_largest(vectors)
     return scaled, sqrt(jnp.sum(jnp.square(scaled), axis=-1, keepdims=True)) * size
 
 

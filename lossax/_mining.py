@@ -82,4 +82,4 @@ def one_of_each(
         nobody = jnp.zeros((0,), jnp.int32)
         return nobody, nobody, nobody > 0
     rows = elements(lax.stop_gradient(embeddings), kept, axis_name, labels)
-    return by_rows(block, rows, everyone(rows, axis_name), width=2 * kept.shape[0], tile=tile)[0]
+    return by_rows(block, rows, everyone(rows, axis_name), width=kept.shape[0], tile=tile)[0]

@@ -38,6 +38,13 @@ def _(primals, tangents):
     return root, divide(0.5 * dx, root)
 
 
+def integers(*arrays: Any) -> tuple[jax.Array, ...]:
+    """The arrays in one dtype, which has 32 bits or more, for comparison."""
+    found = [jnp.asarray(x) for x in arrays]
+    dtype = jnp.int64 if any(x.dtype.itemsize > 4 for x in found) else jnp.int32
+    return tuple(x.astype(dtype) for x in found)
+
+
 def divide(numerator: jax.Array, denominator: jax.Array, fallback: float = 0.0) -> jax.Array:
     """numerator / denominator, and `fallback` with zero derivative where the denominator is 0."""
     safe = denominator != 0
@@ -494,11 +501,17 @@ def _(primals, tangents):
     return value, exponent * (kept / base) * tangents[0] + kept * jnp.log(base) * tangents[1]
 
 
-def _of_size(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Absolute entries over the largest of their vector, and that."""
+def over_largest(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Vectors `[..., d]` over their largest entry, and that, `[..., 1]`, without derivative; 0 for 0."""
     size = lax.stop_gradient(jnp.max(jnp.abs(vectors), axis=-1, keepdims=True, initial=0.0))
     quarter = jnp.where(size > 1.0, 0.25, 1.0).astype(size.dtype)  # compilers multiply by 1 / size, which may vanish
-    ratio = divide(quarter * absolute(vectors), quarter * size)
+    return divide(quarter * vectors, quarter * size), size
+
+
+def _shares_of_largest(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Absolute entries over the largest, exactly 1 for that: powers of them may be of any degree."""
+    ratio, size = over_largest(vectors)
+    ratio = absolute(ratio)
     return jnp.where((jnp.abs(vectors) == size) & (size > 0), jnp.ones_like(ratio), ratio), size
 
 
@@ -508,7 +521,7 @@ def norm(vectors: jax.Array, degree: jax.Array) -> jax.Array:
 
     Its derivative at 0 is 0; that by a coordinate is that of the largest ones at a degree of inf, in equal parts.
     """
-    ratio, size = _of_size(vectors)
+    ratio, size = _shares_of_largest(vectors)
     total = jnp.sum(power(ratio, degree), axis=-1)
     return size[..., 0] * power(total, 1.0 / degree)
 
@@ -516,7 +529,7 @@ def norm(vectors: jax.Array, degree: jax.Array) -> jax.Array:
 @norm.defjvp
 def _(primals, tangents):
     (vectors, degree), (dvectors, ddegree) = primals, tangents
-    ratio, _ = _of_size(vectors)
+    ratio, _ = _shares_of_largest(vectors)
     powers = power(ratio, degree)
     total = jnp.sum(powers, axis=-1)
     some = total > 0

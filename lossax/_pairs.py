@@ -7,18 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lossax._numerics import divide, with_slopes
+from lossax._numerics import divide, over_largest, sqrt, with_slopes
 from lossax._tile import by_rows, spread_like, whole
 
 
 @jax.custom_jvp
 def length(vectors: jax.Array) -> jax.Array:
     """Euclidean norm over the last axis, where the squares would overflow or vanish too; its derivative at 0 is 0."""
-    size = jnp.max(jnp.abs(vectors), axis=-1, keepdims=True)
-    quarter = jnp.where(size > 1.0, 0.25, 1.0).astype(size.dtype)  # compilers multiply by 1 / size, which may vanish
-    squares = jnp.sum(jnp.square(divide(quarter * vectors, quarter * size)), axis=-1)
-    # No root of 0: in a loop JAX may differentiate these lines and not what is below (`jvp` of `value_and_grad`).
-    return size[..., 0] * jnp.sqrt(jnp.where(squares > 0, squares, jnp.ones_like(squares)))
+    scaled, size = over_largest(vectors)
+    squares = jnp.sum(jnp.square(scaled), axis=-1)
+    return size[..., 0] * sqrt(squares)
 
 
 @length.defjvp

@@ -167,8 +167,14 @@ TASKS = (
     Task(
         "metric learning",
         "examples with labels, to find others of their kind",
-        ("losses.supervised_contrastive", "losses.margin_softmax", "losses.proxy_anchor", "activations.class_cosines"),
-        "every other of a kind is a positive; margins or proxies where the classes are fixed, as in face recognition",
+        ("losses.supervised_contrastive", "losses.margin_softmax", "losses.batch_triplet_margin", "losses.circle"),
+        "every other of a kind is a positive; a margin where the classes are fixed, as in face recognition",
+    ),
+    Task(
+        "pairs",
+        "pairs of which it is known whether, or how well, they fit",
+        ("losses.contrastive", "losses.cosine_embedding", "losses.cosent", "activations.cosine_similarity"),
+        "a distance with a threshold; for grades of similarity `cosent` asks only for their order",
     ),
     Task(
         "ranking",
@@ -180,7 +186,7 @@ TASKS = (
         "graded lists",
         "queries with lists of graded items",
         ("losses.ranking_softmax", "losses.lambdarank", "losses.approx_ndcg", "targets.padded_lists"),
-        "lists differ in level, and the top counts; `lambdarank` and `approx_ndcg` follow NDCG itself",
+        "the top counts: `distribution='sum', gain='exponential'`; `lambdarank` and `approx_ndcg` follow NDCG itself",
     ),
     Task(
         "preferences",

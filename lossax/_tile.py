@@ -45,6 +45,14 @@ def spread_like(x: jax.Array, like: jax.Array) -> jax.Array:
     return reshard(x, jax.typeof(like).sharding.spec) if _explicit() else x
 
 
+def taken(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of an array that is whole on each device, spread as their indices are."""
+    if not _explicit():
+        return x[index]
+    spec = PartitionSpec(*jax.typeof(index).sharding.spec, *(None for _ in x.shape[1:]))
+    return x.at[index].get(out_sharding=spec)
+
+
 def _blocks(rows: Any, n: int, steps: int) -> Any:
     """Rows `[n, ...]` as `[steps, size, ...]`.
 

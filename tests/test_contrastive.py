@@ -110,7 +110,7 @@ def test_the_compiler_spreads_tiles(case, kind):
 
 
 def test_memory_is_that_of_a_tile():
-    """A block of 8 rows: neither the value nor the gradient holds a fifth of the matrix, or a third if rows are sorted."""
+    """A block of 8 rows: neither value nor gradient holds a fifth of the matrix, or a third if rows are sorted."""
     x = jax.ShapeDtypeStruct((1024, 8), jnp.float32)
     labels = jax.ShapeDtypeStruct((1024,), jnp.int32)
     steps = {case: (functools.partial(CASES[case], tile=8), (0, 1), (x, x)) for case in ("clip", "siglip")}
@@ -181,6 +181,18 @@ def test_collapsed_embeddings_have_a_gradient_of_nothing():
     value, slope = jax.value_and_grad(losses.info_nce)(x, x)
     np.testing.assert_allclose(value, np.log(4), rtol=1e-6)
     assert not slope.any()
+
+
+def test_in_batch_softmax_is_that_of_corrected_logits():
+    x, y = pairs()
+    log_q = jnp.log(jnp.asarray(RNG.random(N), jnp.float32))
+    logits = jnp.where(KEEP[None, :], x @ y.T / 2 - log_q[None, :], -jnp.inf)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits[KEEP], np.flatnonzero(KEEP)).mean()
+    options = {"similarity": "dot", "temperature": 2.0, "log_q": jnp.where(KEEP, log_q, jnp.nan)}
+    for tile in (None, 3):
+        np.testing.assert_allclose(losses.info_nce(x, y, where=KEEP, tile=tile, **options), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="log_q"):
+        losses.info_nce(x, y, symmetric=True, **options)
 
 
 def test_where_of_negatives():

@@ -470,9 +470,10 @@ def variants(loss, *, numbers=True):
     yield base
     for name, value in v.hyperparameters(loss).items() if numbers else ():
         yield base | {name: value}
-    for name in inspect.signature(loss).parameters:
-        for choice in v.declared(loss, "STATIC").get(name, ())[1:]:
-            yield base | {name: choice}
+    for name, p in inspect.signature(loss).parameters.items():
+        for choice in v.declared(loss, "STATIC").get(name, ()):
+            if choice != base.get(name, p.default):
+                yield base | {name: choice}
 
 
 def test_ordinary_numbers_are_exact(loss):

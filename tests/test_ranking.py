@@ -238,7 +238,7 @@ def test_metrics_do_not_see_what_is_masked_and_have_no_gradient():
     where = np.array([True, True, False, True, True, False, True])
     garbage = np.where(where, SCORES, np.nan)
     for name, metric in vars(metrics).items():
-        if name.startswith("_") or not callable(metric):
+        if getattr(metric, "__module__", "") != metrics.ndcg.__module__:
             continue
         options = {"topn": 3} if name in METRICS else {}
         run = quick(jax.value_and_grad(partial(metric, **options)))

@@ -22,6 +22,7 @@ NAMESPACES = (
     "targets",
     "calibration",
     "regularizers",
+    "metrics",
     "objectives",
     "schedules",
     "transforms",

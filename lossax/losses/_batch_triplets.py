@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from lossax import _check, _coupled, _double, _excess, _mining, _vectors
+from lossax import _check, _coupled, _double, _excess, _mining
 from lossax._numerics import divide, positive_part, sqrt
+from lossax._pairs import length
 from lossax._reduction import reduce
-from lossax._tile import by_rows, gathered, over_sets, spread_like, whole
+from lossax._tile import by_rows, gathered, over_sets, spread_like, taken, whole
 from lossax._types import Reduction
 
 Mining = Literal[
@@ -155,9 +156,8 @@ def batch_triplet_margin(
         def of_set(x, small, labels, kept):
             *chosen, both = _mining.one_of_each(mining, small, labels, kept, axis_name, tile)
             every = whole(gathered(x, axis_name))
-            apart = [_vectors.distance(x, spread_like(every[whole(index)], x)) for index in chosen]
-            near, far = map(_vectors.squared, apart) if squared else apart
-            values = excess(_vectors.beyond(near, far, margin))
+            near, far = (length(x - taken(every, index)) for index in chosen)
+            values = excess((near * near - far * far if squared else near - far) + margin)
             return values, both & (values > 0) if active else both
 
         values, counted = over_sets(of_set, kept.ndim - 1)(embeddings, small, jnp.asarray(labels), kept)

@@ -15,7 +15,7 @@ from lossax import _check, _coupled
 from lossax._coupled import Elements, Similarity, everyone, prepared, scores
 from lossax._numerics import divide, log_partition
 from lossax._reduction import masked, reduce, unit_weights
-from lossax._tile import by_rows, logsumexps, over_sets, spread_like
+from lossax._tile import by_rows, gathered, logsumexps, over_sets, spread_like
 from lossax._types import Reduction
 
 
@@ -71,6 +71,7 @@ def info_nce(
     similarity: Similarity = "cosine",
     negatives: ArrayLike | None = None,
     negatives_where: ArrayLike | None = None,
+    log_q: ArrayLike | None = None,
     tile: int | None = None,
     axis_name: str | None = None,
     where: ArrayLike | None = None,
@@ -90,7 +91,9 @@ def info_nce(
     * SimCLR (NT-Xent): `symmetric` and `within`, `temperature` 0.1 to 0.5.
     * MoCo: `negatives` from a memory of keys (`objectives.memory`).
     * Decoupled contrastive learning: SimCLR with `decoupled`, which leaves the positive out of the sum.
-    * Multiple negatives ranking: `temperature=0.05`. N-pair: `similarity="dot"`, `temperature=1.0`.
+    * Multiple negatives ranking: `temperature=0.05`. N-pair: `similarity="dot"`, `temperature=1.0`; the paper adds 0.02
+      times the squared length of embeddings.
+    * In-batch softmax of two towers: `similarity="dot"`, and `log_q`, since popular items are in more batches.
 
     Where the loss is small it keeps its digits: the positive is never added to its rivals and taken off again. Optax's
     `ntxent` is undefined without a pair, and wrong where norms are below its epsilon.
@@ -105,6 +108,8 @@ def info_nce(
       similarity: `"cosine"`, or `"dot"` for embeddings as they are.
       negatives: More rivals c of all anchors, float `[k, d]`.
       negatives_where: Which of them to keep, bool `[k]`.
+      log_q: Log-probability with which each positive is in a batch, float `[..., n]`; it is taken off similarities over
+        the temperature. Not with `symmetric`.
       tile: Rows of the matrix held at once; by size if None.
       axis_name: Mesh axis over which the elements are spread, inside `jax.shard_map`: all are rivals of all.
       where: Elements to keep, bool `[..., n]`; nobody sees those left out.
@@ -116,7 +121,7 @@ def info_nce(
 
     Raises:
       TypeError: if `anchors` or `positives` are not floating point.
-      ValueError: if shapes differ or `temperature` is not positive.
+      ValueError: if shapes differ, `temperature` is not positive or `log_q` is given with `symmetric`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -130,7 +135,8 @@ def info_nce(
     Reference:
       van den Oord, Li and Vinyals, *Representation learning with contrastive predictive coding*, 2018; Radford et al.,
       *Learning transferable visual models from natural language supervision*, 2021; Chen et al., *A simple framework
-      for contrastive learning of visual representations*, 2020; Yeh et al., *Decoupled contrastive learning*, 2022.
+      for contrastive learning of visual representations*, 2020; Yeh et al., *Decoupled contrastive learning*, 2022; Yi
+      et al., *Sampling-bias-corrected neural modeling for large corpus item recommendations*, 2019 (`log_q`).
     """
     _check.floating(anchors=anchors, positives=positives)
     _check.same_shape(anchors=anchors, positives=positives)
@@ -139,6 +145,17 @@ def info_nce(
     anchors, positives, temperature = masked(where, anchors, positives, temperature, event=1)
     kept = _coupled.kept_elements({"anchors": anchors}, where, weights)
     more = _more(negatives, negatives_where, similarity, anchors)
+    rarity = jnp.zeros_like(kept)
+    if log_q is not None:
+        if symmetric:
+            raise ValueError("log_q is about positives as rivals of anchors: it must be None if symmetric")
+        _check.floating(log_q=log_q)
+        _check.units_of({"anchors": anchors}, log_q=log_q)
+        rarity = -masked(where, log_q)[0].astype(kept.dtype)
+
+    def lifted(x, height):
+        """With one more number, whose product is added to similarities."""
+        return x if log_q is None else jnp.concatenate([x, height[:, None]], axis=-1)
 
     def own_and_all(x, kept):
         own = _coupled.elements(prepared(similarity, x), kept, axis_name)
@@ -146,19 +163,23 @@ def info_nce(
 
     if not symmetric:
 
-        def of_set(a, b, kept):
+        def of_set(a, b, rarity, kept):
             columns = [own_and_all(b, kept)[1], *([own_and_all(a, kept)[1]] if within else []), *more]
+            heights = [gathered(rarity, axis_name), *(jnp.zeros_like(part.embeddings[:, 0]) for part in columns[1:])]
+            columns = [x._replace(embeddings=lifted(x.embeddings, h)) for x, h in zip(columns, heights, strict=True)]
             rows = _coupled.elements(a, kept, axis_name)
             return rows, (columns, temperature), sum(len(part.places) for part in columns)
 
         def row(rows, shared):
             columns, temperature = shared
-            rows = rows._replace(embeddings=prepared(similarity, rows.embeddings) / temperature)
+            x = prepared(similarity, rows.embeddings) / temperature
+            rows = rows._replace(embeddings=lifted(x, jnp.ones_like(x[:, 0])))
             own, others = _own_and_scores(rows, columns[0])
             rivals = (_log_sums(others), *(_log_sums(scores(rows, part)) for part in columns[1:]))
-            return _surprise(functools.reduce(jnp.logaddexp, rivals), own, decoupled), rows.exist
+            rivals = functools.reduce(jnp.logaddexp, rivals)
+            return _surprise(rivals, own, decoupled), rows.exist
 
-        return _coupled.reduced(row, of_set, (anchors, positives), axis_name, tile, kept, weights, reduction)
+        return _coupled.reduced(row, of_set, (anchors, positives, rarity), axis_name, tile, kept, weights, reduction)
 
     def both(a, b, kept):
         (a, all_a), (b, all_b) = own_and_all(a, kept), own_and_all(b, kept)
@@ -234,7 +255,8 @@ def siglip(
 
     def row(rows, shared):
         columns, scale, bias = shared
-        own, others = _own_and_scores(rows._replace(embeddings=scale * prepared(similarity, rows.embeddings)), columns)
+        rows = rows._replace(embeddings=scale * prepared(similarity, rows.embeddings))
+        own, others = _own_and_scores(rows, columns)
         others = jax.nn.softplus(others + bias)  # of what does not exist softplus(-inf) = 0
         return jax.nn.softplus(-(own + bias)) + jnp.sum(others, axis=-1), rows.exist
 

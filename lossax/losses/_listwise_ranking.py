@@ -30,6 +30,7 @@ def ranking_softmax(
     relevances: jax.Array,
     *,
     distribution: Literal["none", "sum", "softmax"] = "none",
+    gain: _ranking.Gain = "linear",
     epsilon: ArrayLike = 0.0,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
@@ -42,9 +43,10 @@ def ranking_softmax(
 
     For lists where the top counts and clicks, choices or grades say what is relevant; it bounds NDCG and reciprocal
     rank. Targets t are the relevances (Optax' `ranking_softmax_loss`, rax' `softmax_loss`), these over their sum, or
-    the softmax of them (ListNet, whose top-one probabilities are exponentials). With `epsilon` it is poly-1 softmax,
-    where rax has 1. A list with nothing relevant costs 0. Candidates that were sampled, or are
-    the positives of the rest of a batch (two towers), need the correction of `sampled_softmax`.
+    the softmax of them (ListNet, whose top-one probabilities are exponentials). For grades 0 to 4
+    `distribution="sum", gain="exponential"` is the place to begin: all lists count alike, and the best items most. With
+    `epsilon` it is poly-1 softmax, where rax has 1. A list with nothing relevant costs 0. Candidates that were sampled
+    need the correction of `sampled_softmax`, the positives of the rest of a batch (two towers) that of `info_nce`.
 
     A weight of 2 is an item twice, in the sum over the list too. Propensities of clicks belong to the relevances:
     `relevances=clicks / jnp.maximum(propensities, 0.01)`.
@@ -53,6 +55,7 @@ def ranking_softmax(
       scores: Unnormalised log-probabilities of being chosen, float `[..., n]`; -inf is an item that does not exist.
       relevances: How relevant each item is, real `[..., n]`, nonnegative (any for `"softmax"`).
       distribution: How relevances become targets, `"none"`, `"sum"` or `"softmax"`.
+      gain: What an item of relevance y is worth as a target: `"linear"` for y, or `"exponential"` for 2^y - 1.
       epsilon: What is added to the coefficient 1 of the first term in 1 - p, -1 or more; 0 is cross-entropy.
       where: Elements to keep, bool `[..., n]`.
       weights: Weight of each element, float `[..., n]`.
@@ -63,7 +66,8 @@ def ranking_softmax(
 
     Raises:
       TypeError: if `scores` are not floating point.
-      ValueError: if shapes differ, a known relevance is negative, `distribution` is unknown or `epsilon` under -1.
+      ValueError: if shapes differ, a known relevance is negative, `distribution` or `gain` is unknown or
+        `epsilon` under -1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -77,6 +81,7 @@ def ranking_softmax(
       polynomial expansion perspective of classification loss functions*, 2022.
     """
     _check.choice(("none", "sum", "softmax"), distribution=distribution)
+    _check.choice(("exponential", "linear"), gain=gain)
     _check.at_least(-1.0, epsilon=epsilon)
     checked = _ranking.lists(scores, relevances, where, weights, nonnegative=distribution != "softmax")
     scores, relevances, kept, known = checked
@@ -84,7 +89,7 @@ def ranking_softmax(
     exists = kept > 0
     copies = jnp.where(exists, kept, jnp.ones_like(kept))
     logits = jnp.where(exists, scores + jnp.log(copies), -jnp.inf)
-    targets = _shares(relevances, kept, distribution)
+    targets = _shares(_ranking.gains(relevances.astype(kept.dtype), gain), kept, distribution)
     if scores.shape[-1] == 0:
         return reduce(jnp.sum(scores, axis=-1), False, None, reduction)
     loss = _numerics.cross_entropy(logits, targets)

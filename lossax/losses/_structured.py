@@ -413,7 +413,7 @@ def evidential_dirichlet(
     _check.nonnegative(kl_weight=kl_weight)
     evidence, labels, known = labelled(where, evidence, labels)
     evidence = _check.domain("nonnegative", lambda e: e >= 0, evidence=evidence)
-    _, kl_weight = masked(None, evidence, kl_weight)
+    _, pull = masked(None, evidence, kl_weight)
     leaf = _numerics.one_hot(labels, evidence)
     wrong = jnp.where(leaf, jnp.zeros_like(evidence), evidence)
     if form == "squared":
@@ -423,5 +423,5 @@ def evidential_dirichlet(
         rise = jnp.sum(wrong, axis=-1) + (evidence.shape[-1] - 1.0)
         loss = _digamma_rise(of_label, rise) if form == "digamma" else _log_rise(of_label, rise)
     if not _hyper.is_zero(kl_weight):
-        loss = loss + kl_weight * _from_uniform(wrong)
+        loss = loss + pull * _from_uniform(wrong)
     return reduce(known * loss, where, weights, reduction)

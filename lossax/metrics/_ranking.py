@@ -393,7 +393,10 @@ def average_precision(
       Manning, Raghavan and Schutze, *Introduction to information retrieval*, 2008; McSherry and Najork, *Computing
       information retrieval performance measures efficiently in the presence of tied scores*, 2008.
     """
-    items = _items(scores, relevances, where, weights, topn)
+    return _average_precision(_items(scores, relevances, where, weights, topn), reduction)
+
+
+def _average_precision(items: _Items, reduction: Reduction) -> jax.Array:
     (relevant,) = _running.group_sums(items.new, items.end, items.relevant)
     found = jnp.cumsum(items.relevant, axis=-1)
     earlier = jnp.take_along_axis(jnp.concatenate([jnp.zeros_like(found[..., :1]), found], axis=-1), items.start, -1)
@@ -402,6 +405,97 @@ def average_precision(
     ahead = divide((relevant - 1.0) * (items.place - start - 1.0), size - 1.0)
     each = items.counted * (relevant / size) * (earlier + 1.0 + ahead) / items.place
     return _reduced(items, divide(jnp.sum(each, axis=-1), jnp.sum(items.relevant, axis=-1)), reduction)
+
+
+def _to_r(items: _Items) -> _Items:
+    """Only as many places are looked at as there are relevant items."""
+    number = jnp.sum(items.relevant, axis=-1, keepdims=True)
+    return items._replace(counted=(items.place <= number).astype(items.place.dtype))
+
+
+def average_precision_at_r(
+    scores: jax.Array,
+    relevances: jax.Array,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    r"""Average precision of the first R places, where R is the number of relevant items; MAP@R is its mean over lists.
+
+    .. math:: \frac 1 R \sum_{i:\, y_i > 0,\ r_i \le R} \frac{\#\{j: y_j > 0,\ r_j \le r_i\}}{r_i}
+
+    For embeddings (`retrieval`) and wherever lists differ in how much there is to find: 1 if and only if all that is
+    relevant comes first, and, unlike `r_precision`, the more the higher up it is. A list with nothing relevant has 0.
+
+    Args:
+      scores: What orders the items, the largest first, float `[..., n]`.
+      relevances: How relevant each item is, real `[..., n]`; above 0 is relevant.
+      where: Elements to keep, bool `[..., n]`.
+      weights: Weight of each element, float `[..., n]`: above 0 it is there, no more.
+      reduction: `"mean"` over the sets that keep something, `"sum"`, or `"none"`.
+
+    Returns:
+      A scalar, or `[...]` for `"none"`; in [0, 1].
+
+    Raises:
+      TypeError: if `scores` are not floating point.
+      ValueError: if shapes differ or a known relevance is NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> scores = jnp.array([4.0, 3.0, 2.0, 1.0])
+      >>> average_precision_at_r(scores, jnp.array([1, 0, 0, 1])).item()  # (1 + 0) / 2
+      0.5
+      >>> average_precision_at_r(scores, jnp.array([0, 1, 0, 1])).item()  # (0 + 1/2) / 2
+      0.25
+
+    Reference:
+      Musgrave, Belongie and Lim, *A metric learning reality check*, 2020.
+    """
+    return _average_precision(_to_r(_items(scores, relevances, where, weights)), reduction)
+
+
+def r_precision(
+    scores: jax.Array,
+    relevances: jax.Array,
+    *,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+) -> jax.Array:
+    r"""Share of the first R places that are relevant, where R is the number of relevant items.
+
+    .. math:: \frac 1 R \sum_i 1[y_i > 0]\,1[r_i \le R]
+
+    Precision and recall at the place where they are the same, so that a perfect order has 1 however much there is to
+    find. A list with nothing relevant has 0.
+
+    Args:
+      scores: What orders the items, the largest first, float `[..., n]`.
+      relevances: How relevant each item is, real `[..., n]`; above 0 is relevant.
+      where: Elements to keep, bool `[..., n]`.
+      weights: Weight of each element, float `[..., n]`: above 0 it is there, no more.
+      reduction: `"mean"` over the sets that keep something, `"sum"`, or `"none"`.
+
+    Returns:
+      A scalar, or `[...]` for `"none"`; in [0, 1].
+
+    Raises:
+      TypeError: if `scores` are not floating point.
+      ValueError: if shapes differ or a known relevance is NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> r_precision(jnp.array([4.0, 3.0, 2.0, 1.0]), jnp.array([0, 1, 0, 1])).item()
+      0.5
+
+    Reference:
+      Manning, Raghavan and Schutze, *Introduction to information retrieval*, 2008.
+    """
+    items = _to_r(_items(scores, relevances, where, weights))
+    found = jnp.sum(items.relevant * _mean_of_ties(items, items.counted), axis=-1)
+    return _reduced(items, jnp.minimum(divide(found, jnp.sum(items.relevant, axis=-1)), 1.0), reduction)
 
 
 def ordered_pair_accuracy(

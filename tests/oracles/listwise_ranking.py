@@ -42,8 +42,9 @@ def _surprises(scores):
     return [log_sum - s for s in scores]
 
 
-def ranking_softmax(scores, relevances, *, epsilon, distribution="none"):
-    targets = [mpmath.exp(y) if distribution == "softmax" else mpmath.mpf(int(y)) for y in relevances]
+def ranking_softmax(scores, relevances, *, epsilon, distribution="none", gain="linear"):
+    worth = [mpmath.mpf(2 ** int(y) - 1 if gain == "exponential" else int(y)) for y in relevances]
+    targets = [mpmath.exp(y) for y in worth] if distribution == "softmax" else worth
     total = mpmath.fsum(targets)
     if total == 0:
         return mpmath.mpf(0)
