@@ -14,7 +14,7 @@ from importlib import metadata
 
 import jax
 
-from benchmarks import contrastive, ctc, growth, losses, optimizers, ranking
+from benchmarks import contrastive, ctc, growth, heads, losses, optimizers, ranking
 from benchmarks.measure import compare
 
 RESULTS = pathlib.Path(__file__).parent / "results.json"
@@ -23,6 +23,7 @@ GROUPS = {
     "contrastive": contrastive,
     "ranking": ranking,
     "sequences": ctc,
+    "heads": heads,
     "growth": growth,
     "optimizers": optimizers,
 }

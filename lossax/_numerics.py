@@ -230,8 +230,8 @@ def _top(logits: jax.Array) -> jax.Array:
 
 def one_hot(labels: jax.Array, logits: jax.Array) -> jax.Array:
     """Where a class is the label of its row, bool in the shape of `logits`; a comparison that fuses, never stored."""
-    classes = lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    return classes == labels[..., None]
+    classes = lax.optimization_barrier(lax.iota(labels.dtype, logits.shape[-1]))  # held: a loop would hold all rows
+    return classes.reshape((1,) * (logits.ndim - 1) + classes.shape) == labels[..., None]
 
 
 def rivals(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -23,8 +23,8 @@ _NUMBERS = 2**20
 def _steps(n: int, width: int, tile: int | None) -> int:
     """Number of blocks for `n` rows of so many numbers: one that divides `n` if there is such, near the one wanted."""
     rows = max(1, _NUMBERS // max(width, 1)) if tile is None else tile
-    wanted = -(-n // rows)
-    return next((steps for steps in range(wanted, 2 * wanted) if n % steps == 0), wanted)
+    wanted = max(-(-n // rows), 1)
+    return next((steps for steps in range(wanted, wanted + wanted // 4 + 1) if n % steps == 0), wanted)
 
 
 def _explicit() -> bool:
@@ -51,6 +51,11 @@ def taken(x: jax.Array, index: jax.Array) -> jax.Array:
         return x[index]
     spec = PartitionSpec(*jax.typeof(index).sharding.spec, *(None for _ in x.shape[1:]))
     return x.at[index].get(out_sharding=spec)
+
+
+def product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x^T y of arrays `[n, ...]` that are spread alike, whole on each device."""
+    return jnp.einsum("ni,nj->ij", x, y, out_sharding=PartitionSpec(None, None) if _explicit() else None)
 
 
 def _blocks(rows: Any, n: int, steps: int) -> Any:
@@ -93,7 +98,13 @@ def _constant(fill: float, like: Any, *trees: Any) -> jax.Array:
 
 
 def by_rows(
-    f: Callable[[Any, Any], tuple[Any, Any]], rows: Any, shared: Any, *, width: int, tile: int | None = None
+    f: Callable[..., tuple[Any, Any]],
+    rows: Any,
+    shared: Any,
+    *,
+    width: int,
+    tile: int | None = None,
+    totals: Any = None,
 ) -> tuple[Any, Any]:
     """`f` of blocks of rows, one after the other; neither value nor gradient holds more than one block's work.
 
@@ -108,6 +119,7 @@ def by_rows(
       shared: Tree of arrays, whole in every block.
       width: How many numbers `f` holds for each row.
       tile: Rows of a block; by `width` if None.
+      totals: Arrays like the sums. If given, `f` takes the sums so far as a third argument, and adds to them itself.
 
     Returns:
       The trees of `f`: entries of all rows `[n, ...]`, and sums.
@@ -115,22 +127,27 @@ def by_rows(
     n = jax.tree.leaves(rows)[0].shape[0]
     steps = _steps(n, width, tile)
     shared = whole(shared)
-    if steps <= 1:
+    given = totals is not None
+    if steps <= 1 and not given:
         return f(rows, shared)
-
-    @jax.checkpoint
-    def step(totals, block):
-        each, total = f(block, shared)
-        return jax.tree.map(jnp.add, totals, total), each
-
     blocks = _blocks(rows, n, steps)
-    shapes = jax.eval_shape(lambda blocks: f(jax.tree.map(lambda x: x[0], blocks), shared)[1], blocks)
-    start = jax.tree.map(lambda like: _constant(0.0, like, rows, shared), shapes)
-    totals, each = lax.scan(step, start, blocks)
-    return _joined(each, n), totals
+    if not given:
+        totals = jax.eval_shape(lambda blocks: f(jax.tree.map(lambda x: x[0], blocks), shared)[1], blocks)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def step(sums, block):
+        if given:
+            each, sums = f(block, shared, sums)
+            return sums, each
+        each, total = f(block, shared)
+        return jax.tree.map(jnp.add, sums, total), each
+
+    start = jax.tree.map(lambda like: _constant(0.0, like, rows, shared), totals)
+    sums, each = lax.scan(step, start, blocks)
+    return _joined(each, n), sums
 
 
-def _floats(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
+def floats(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
     """The leaves that have a derivative, and what puts them back."""
     leaves, form = jax.tree.flatten(tree)
     places = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
@@ -173,7 +190,7 @@ def sum_by_rows(
 @sum_by_rows.defjvp
 def _(f, width, tile, primals, tangents):
     def with_gradient(rows, shared):
-        (own, of_rows), (common, of_all) = _floats(rows), _floats(shared)
+        (own, of_rows), (common, of_all) = floats(rows), floats(shared)
         g = jax.value_and_grad(lambda x, y: f(of_rows(x), of_all(y)), (0, 1), has_aux=True)
         (total, each), (by_row, by_all) = g(own, common)
         return (each, by_row), (total, by_all)
@@ -232,7 +249,7 @@ def logsumexps(
       Arrays `[n]` and `[m]`, -inf where there is no entry.
     """
     n = jax.tree.leaves(rows)[0].shape[0]
-    steps = max(_steps(n, width, tile), 1)
+    steps = _steps(n, width, tile)
     shared = whole(shared)
 
     def step(carry, block):

@@ -42,6 +42,7 @@ LAYERS = {
     "_assemble": 2,
     "_coupled": 2.25,
     "_mining": 2.4,
+    "_heads": 2.25,
     "_ranking": 2.5,
     "_sampled": 2.25,  # masks
     "_sequences": 2.25,

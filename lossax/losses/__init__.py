@@ -78,6 +78,7 @@ from lossax.losses._large_vocabulary import sampled_softmax as sampled_softmax
 from lossax.losses._likelihoods import evidential_regression as evidential_regression
 from lossax.losses._likelihoods import mixture_gaussian_nll as mixture_gaussian_nll
 from lossax.losses._likelihoods import von_mises_nll as von_mises_nll
+from lossax.losses._linear_heads import linear_cross_entropy as linear_cross_entropy
 from lossax.losses._listwise_ranking import list_mle as list_mle
 from lossax.losses._listwise_ranking import plackett_luce as plackett_luce
 from lossax.losses._listwise_ranking import ranking_softmax as ranking_softmax

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lossax import _check, _hyper, _numerics
+from lossax._heads import label_loss, squared_log_partition
 from lossax._reduction import labelled, masked, reduce, unit_weights
 from lossax._types import Reduction
 
@@ -33,13 +34,6 @@ def _weigh(class_weights: Any, rows: jax.Array, labels: jax.Array, where: Any, w
         return weights
     of_label = jnp.sum(_of_classes(class_weights, rows) * _numerics.one_hot(labels, rows).astype(rows.dtype), axis=-1)
     return unit_weights(labels.shape, where, weights, dtype=rows.dtype) * of_label
-
-
-def _squared_log_partition(logits: jax.Array, z_loss: Any) -> jax.Array:
-    """z_loss * (log sum exp)^2, and 0 for a row without classes."""
-    top, remainder = _numerics.log_partition(logits)
-    total = jnp.where(jnp.isneginf(remainder), jnp.zeros_like(top), top + remainder)
-    return z_loss * total * total
 
 
 def softmax_cross_entropy_with_integer_labels(
@@ -103,14 +97,13 @@ def softmax_cross_entropy_with_integer_labels(
     _check.nonnegative(z_loss=z_loss)
     logits, labels, known = labelled(where, logits, labels)
     _, smoothing, squared = masked(None, logits, label_smoothing, z_loss)
+    cap = None
     if soft_cap is not None:
         _check.positive(soft_cap=soft_cap)
-        logits = _numerics.soft_cap(*masked(None, logits, soft_cap))
-    loss = known * _numerics.label_surprise(logits, labels)
-    if not _hyper.is_zero(label_smoothing):
-        loss = (1.0 - smoothing) * loss + smoothing * _numerics.mean_surprise(logits)
-    if not _hyper.is_zero(z_loss):
-        loss = loss + _squared_log_partition(logits, squared)
+        _, cap = masked(None, logits, soft_cap)
+    smoothing = None if _hyper.is_zero(label_smoothing) else smoothing
+    squared = None if _hyper.is_zero(z_loss) else squared
+    loss = known * label_loss(logits, labels, smoothing, None, squared, cap)
     return reduce(loss, where, _weigh(class_weights, logits, labels, where, weights), reduction)
 
 
@@ -186,7 +179,7 @@ def softmax_cross_entropy(
         targets = targets * _of_classes(class_weights, logits)
     loss = known * _numerics.cross_entropy(logits, targets)
     if not _hyper.is_zero(z_loss):
-        loss = loss + _squared_log_partition(logits, squared)
+        loss = loss + squared_log_partition(logits, squared)
     return reduce(loss, where, weights, reduction)
 
 

@@ -1,0 +1,172 @@
+"""Losses of hidden states beside the same loss of their logits: blocks, devices, dtypes and memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lossax import losses, targets
+from tests.vocabulary import quick
+
+N, D, CLASSES = 12, 4, 7
+RNG = np.random.default_rng(0)
+HIDDEN, EMBEDDING, BIAS = (RNG.normal(size=shape) for shape in ((N, D), (D, CLASSES), (CLASSES,)))
+LABELS = RNG.integers(0, CLASSES, N)
+KEEP, WEIGHTS = RNG.random(N) < 0.8, RNG.random(N)
+OPTIONS = {"label_smoothing": 0.1, "z_loss": 1e-2, "soft_cap": 5.0, "class_weights": np.arange(1.0, CLASSES + 1)}
+
+
+def plain(hidden, embedding, bias, labels=LABELS, **options):
+    logits = jnp.matmul(hidden, embedding, precision="highest") + bias[None, :]
+    return losses.softmax_cross_entropy_with_integer_labels(logits, labels, **options)
+
+
+def tiled(hidden, embedding, bias, labels=LABELS, **options):
+    return losses.linear_cross_entropy(hidden, labels, embedding=embedding, bias=bias, **options)
+
+
+def arrays(dtype):
+    return [jnp.asarray(x, dtype) for x in (HIDDEN, EMBEDDING, BIAS)]
+
+
+def agree(actual, desired, tolerance):
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-2))
+
+
+@pytest.mark.parametrize("tile", [None, 5])
+@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["bare", "full"])
+def test_it_is_the_loss_of_the_logits(options, tile):
+    """Value and gradient by states, embedding and bias; in float64 a product with the second derivative too."""
+    options = options | {"where": KEEP, "weights": WEIGHTS}
+    for dtype, tolerance in ((np.float32, 2e-6), (np.float64, 1e-12)):
+        with jax.enable_x64(dtype == np.float64):
+            x = arrays(dtype)
+
+            def everything(f, x=x):
+                first = jax.value_and_grad(f, (0, 1, 2))
+                return first(*x) if x[0].dtype == np.float32 else jax.jvp(first, x, x[:])
+
+            run = quick(
+                lambda everything=everything: [
+                    everything(functools.partial(f, **options, **o)) for f, o in ((plain, {}), (tiled, {"tile": tile}))
+                ]
+            )
+            agree(*run()[::-1], tolerance)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_reductions(reduction):
+    x, options = arrays(np.float32), {"where": KEEP, "weights": WEIGHTS, "reduction": reduction}
+    pull = lambda f: lambda *x: jax.vjp(functools.partial(f, **options), *x)[1](np.float32(2.0) + f(*x, **options))  # noqa: E731
+    agree(quick(pull(functools.partial(tiled, tile=3)))(*x), quick(pull(plain))(*x), 2e-6)
+
+
+def test_the_gradient_of_many_classes_is_added_up_in_place(monkeypatch):
+    """On one device, a few columns at a time, of which the last ones overlap."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    x = [jnp.asarray(RNG.normal(size=s), jnp.float32) for s in ((6, 3), (3, 9000), (9000,))]
+    labels = np.array([0, 1, 4095, 4096, 8191, 8999])
+    first = lambda f: quick(jax.value_and_grad(functools.partial(f, labels=labels), (0, 1, 2)))(*x)  # noqa: E731
+    agree(first(functools.partial(tiled, tile=4)), first(plain), 2e-6)
+
+
+def test_memory_is_that_of_a_block():
+    """Beside what it returns; and nothing is made for an embedding that is not trained."""
+    n, d, classes = 512, 8, 4096
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, d), (d, classes), (classes,))]
+    f = lambda *x: tiled(*x, labels=np.zeros(n, np.int32), tile=16)  # noqa: E731
+    work = []
+    for argnums in ((0, 1, 2), 0):
+        compiled = quick(jax.value_and_grad(f, argnums)).lower(*shapes).compile()
+        work.append(compiled.cost_analysis()["flops"])
+        assert compiled.memory_analysis().temp_size_in_bytes < n * classes * 4 / 4
+    assert work[1] < 0.8 * work[0]
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_tokens_on_several_devices(devices):
+    rng = np.random.default_rng(1)
+    hidden = jnp.asarray(rng.normal(size=(16, D)), jnp.float32)
+    labels, weights = jnp.asarray(rng.integers(0, CLASSES, 16)), jnp.asarray(rng.random(16), jnp.float32)
+    _, embedding, bias = arrays(np.float32)
+
+    def step(hidden, embedding, bias, labels, weights, **options):
+        f = lambda *x: tiled(*x, labels=labels, weights=weights, **options)  # noqa: E731
+        return jax.value_and_grad(f, (0, 1, 2))(hidden, embedding, bias)
+
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+    spread, everywhere = PartitionSpec("data"), PartitionSpec()
+    specs = {"in_specs": (spread, everywhere, everywhere, spread, spread)}
+    specs |= {"out_specs": (everywhere, (spread, everywhere, everywhere))}
+    local = functools.partial(step, axis_name="data", tile=1)
+    x = (hidden, embedding, bias, labels, weights)
+    agree(quick(jax.shard_map(local, mesh=mesh, **specs))(*x), quick(step)(*x), 2e-6)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("of", ["tokens", "classes"])
+def test_the_compiler_spreads_tokens_and_classes(of, kind):
+    hidden = jnp.asarray(RNG.normal(size=(16, D)), jnp.float32)
+    embedding, bias = jnp.asarray(RNG.normal(size=(D, 16)), jnp.float32), jnp.zeros(16)
+    labels = np.arange(16)
+    step = quick(jax.value_and_grad(lambda h, w: tiled(h, w, bias, labels=labels, tile=8), (0, 1)))
+    expected = step(hidden, embedding)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        place = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))  # noqa: E731
+        x = (place(hidden, "x"), embedding) if of == "tokens" else (hidden, place(embedding, None, "x"))
+        agree(step(*x), expected, 2e-6)
+
+
+def test_half_precision_is_computed_in_float32():
+    x = arrays(jnp.bfloat16)
+    value, slopes = quick(jax.value_and_grad(tiled, (0, 1, 2)))(*x)
+    wide = [a.astype(jnp.float32) for a in x]
+    expected, wide_slopes = quick(jax.value_and_grad(tiled, (0, 1, 2)))(*wide)
+    assert value == expected
+    for slope, wide_slope in zip(slopes, wide_slopes, strict=True):
+        np.testing.assert_array_equal(slope, wide_slope.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("tile", [None, 5])
+def test_forbidden_tokens_and_ignored_labels(tile):
+    hidden, embedding, _ = arrays(np.float32)
+    bias = jnp.where(jnp.arange(CLASSES) == 0, -jnp.inf, 0.0)
+    labels = np.where(LABELS == 0, -100, LABELS)
+    kept = labels >= 0
+    assert not kept.all()
+    f = lambda *x: tiled(*x, bias, labels=labels, where=kept, tile=tile)  # noqa: E731
+    value, (by_hidden, by_embedding) = quick(jax.value_and_grad(f, (0, 1)))(hidden, embedding)
+    logits = hidden[kept] @ embedding[:, 1:]
+    expected = losses.softmax_cross_entropy_with_integer_labels(logits, labels[kept] - 1)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert not by_embedding[:, 0].any()
+    assert not by_hidden[~kept].any()
+    assert np.isfinite(by_hidden).all()
+
+
+def test_next_tokens_of_packed_sequences():
+    tokens = jnp.asarray(RNG.integers(0, CLASSES, (2, 6)))
+    hidden = jnp.asarray(RNG.normal(size=(2, 6, D)), jnp.float32)
+    _, embedding, bias = arrays(np.float32)
+    labels, where = targets.next_tokens(tokens)
+    logits = hidden @ embedding + bias[None, None, :]
+    expected = losses.softmax_cross_entropy_with_integer_labels(logits, labels, where=where)
+    np.testing.assert_allclose(tiled(hidden, embedding, bias, labels=labels, where=where), expected, rtol=1e-6)
+
+
+def test_what_does_not_fit_is_named():
+    hidden, embedding, bias = arrays(np.float32)
+    for wrong, match in (
+        ({"embedding": embedding.T}, r"embedding must be \[4, classes\] for hidden\[12, 4\], got \[7, 4\]"),
+        ({"bias": bias[1:]}, r"bias must have shape \[7\]"),
+        ({"class_weights": bias[1:]}, r"class_weights must have shape \[7\]"),
+        ({"labels": LABELS + 1}, r"labels must be in \[0, 7\), got 7"),
+        ({"tile": 0}, "tile must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            losses.linear_cross_entropy(hidden, **{"labels": LABELS, "embedding": embedding, "bias": bias} | wrong)
