@@ -1,5 +1,6 @@
 """The strictest JAX there is: 8 CPU devices, strict dtype promotion, no rank promotion."""
 
+import gc
 import os
 import pathlib
 
@@ -15,3 +16,5 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# Tracing makes millions of small objects that live on in caches; looking through them again and again takes a while.
+gc.set_threshold(100_000, 50, 50)
