@@ -110,9 +110,9 @@ def test_tokens_on_several_devices(devices):
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize("of", ["tokens", "classes"])
 def test_the_compiler_spreads_tokens_and_classes(of, kind):
-    hidden = jnp.asarray(RNG.normal(size=(16, D)), jnp.float32)
+    hidden = jnp.asarray(RNG.normal(size=(8, 2, D)), jnp.float32)
     embedding, bias = jnp.asarray(RNG.normal(size=(D, 16)), jnp.float32), jnp.zeros(16)
-    labels = np.arange(16)
+    labels = np.arange(16).reshape(8, 2)
     step = quick(jax.value_and_grad(lambda h, w: tiled(h, w, bias, labels=labels, tile=8), (0, 1)))
     expected = step(hidden, embedding)
     mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))

@@ -10,6 +10,7 @@ from lossax import _check, _hyper
 from lossax._heads import Head, label_loss, of_each_token, over_tokens
 from lossax._numerics import divide, scaled
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import spread_like
 from lossax._types import Reduction
 
 
@@ -121,13 +122,14 @@ def linear_cross_entropy(
         return scaled(weight * known, label_loss(logits, labels, **options))  # one left out may be a forbidden token
 
     tokens, shape = hidden.reshape(-1, hidden.shape[-1]), labels.shape
-    labels, known = labels.reshape(-1), known.reshape(-1)
+    like = jnp.sum(tokens, axis=1)  # for its type alone
+    labels, known = (spread_like(x.reshape(-1), like) for x in (labels, known))
     if reduction == "none" or not labels.size:
         values = of_each_token(loss, tile, tokens, (labels, known, jnp.ones_like(known)), options, head)
         return reduce(values.reshape(shape), where, weights, reduction, axis_name)
     shrink = 2.0 ** -labels.size.bit_length()  # a sum of finite losses shall not overflow
     weight = shrink * unit_weights(shape, where, weights, dtype=hidden.dtype).reshape(-1)
-    total = over_tokens(loss, tile, tokens, (labels, known, weight), options, head)
+    total = over_tokens(loss, tile, tokens, (labels, known, spread_like(weight, like)), options, head)
     weight = jnp.sum(weight)
     mean = divide(total, weight)
     return reduce(mean, None, weight if reduction == "mean" else weight / shrink, reduction, axis_name)
