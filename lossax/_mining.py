@@ -14,8 +14,8 @@ Mining = Literal["all", "hard", "easy_positive", "multi_similarity", "distance_w
 One = Literal["hard", "easy_positive", "easy_positive_semihard"]
 """One triplet for each anchor."""
 
-NEAR, FAR = 0.5, 1.4
-SLACK = 0.1
+_NEAR, _FAR = 0.5, 1.4  # of distance-weighted mining
+_SLACK = 0.1  # of multi-similarity mining
 
 
 def _only(chosen: jax.Array, among: jax.Array) -> jax.Array:
@@ -36,8 +36,8 @@ def nearest(distances: jax.Array, among: jax.Array) -> jax.Array:
 
 def _rarity(distances: jax.Array, others: jax.Array, dimensions: int) -> jax.Array:
     """Weights of sum 1 by which random points of the sphere would be at all distances alike."""
-    d = jnp.clip(distances, NEAR, FAR)
-    there = others & (distances < FAR)
+    d = jnp.clip(distances, _NEAR, _FAR)
+    there = others & (distances < _FAR)
     log = -(dimensions - 2.0) * jnp.log(d) - 0.5 * (dimensions - 3.0) * jnp.log1p(-0.25 * d * d)
     top = jnp.max(jnp.where(there, log, -jnp.inf), axis=-1, keepdims=True, initial=float(jnp.finfo(log.dtype).min))
     mass = jnp.where(there, jnp.exp(log - top), jnp.zeros_like(log))
@@ -57,7 +57,7 @@ def weights_of_pairs(
     elif mining == "multi_similarity":
         far = jnp.max(jnp.where(same, distances, -jnp.inf), axis=-1, keepdims=True)
         near = jnp.min(jnp.where(others, distances, jnp.inf), axis=-1, keepdims=True)
-        same, others = same & (distances > near - SLACK), others & (distances < far + SLACK)
+        same, others = same & (distances > near - _SLACK), others & (distances < far + _SLACK)
     if mining == "distance_weighted":
         weights = same.astype(distances.dtype)
         return weights, jnp.sum(weights, axis=-1, keepdims=True) * _rarity(distances, others, dimensions)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from lossax import _check, _hyper
 from lossax._heads import Head, label_loss, of_each_token, over_tokens
-from lossax._numerics import divide, scaled
+from lossax._numerics import divide, scaled, wide_dtype
 from lossax._reduction import masked, reduce, unit_weights
 from lossax._tile import spread_like
 from lossax._types import Reduction
@@ -21,8 +21,8 @@ def _head(hidden: jax.Array, embedding: Any, bias: Any) -> Head:
     own, shape = _check.spec(hidden)[0], _check.spec(embedding)[0]
     if len(shape) != 2 or shape[0] != own[-1]:
         raise ValueError(f"embedding must be [{own[-1]}, classes] for hidden{list(own)}, got {list(shape)}")
-    (embedding,) = masked(None, embedding)
-    embedding = embedding.astype(jnp.promote_types(embedding.dtype, masked(None, hidden)[0].dtype))
+    dtype = jnp.promote_types(*(wide_dtype(_check.spec(x)[1]) for x in (hidden, embedding)))
+    embedding = jnp.asarray(embedding).astype(dtype)
     if bias is None:
         return Head(embedding, jnp.zeros(shape[1], embedding.dtype))
     _check.floating(bias=bias)
