@@ -1,16 +1,23 @@
 """Logits that are never whole: those of an output embedding, for a block of tokens at a time."""
 
+import math
 from collections.abc import Callable
 from functools import partial, reduce
+from itertools import compress
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.dtypes import float0
 
-from lossax import _numerics
-from lossax._tile import by_rows, floats, product
+from lossax import _check, _numerics
+from lossax._numerics import divide, scaled
+from lossax._reduction import masked, unit_weights
+from lossax._reduction import reduce as reduce_units
+from lossax._tile import by_rows, chosen, constant, product, spread_like
+from lossax._types import Reduction
 
 _LOGITS = 6 * 2**20
 """Logits of a block, about, if its size is not given."""
@@ -52,65 +59,87 @@ class Head(NamedTuple):
     bias: jax.Array  # [classes]
 
 
-def _logits(hidden: jax.Array, head: Head) -> jax.Array:
-    return hidden @ head.embedding + head.bias[None, :]
+Loss = Callable[[tuple[jax.Array, ...], Any, Any], Any]
+"""Of a block of logits `[block, classes]` for each head, a block of rows, and what is shared."""
 
 
-def _tokens(head: Head, tile: int | None) -> int:
-    """How many tokens a block has."""
-    return max(1, _LOGITS // max(len(head.bias), 1)) if tile is None else tile
+def made(hidden: Any, embedding: Any, bias: Any, prefix: str = "") -> Head:
+    """A head that fits the hidden states; `prefix` is before the names of the arguments in errors."""
+    own, other = f"{prefix}hidden", f"{prefix}embedding"
+    _check.floating(**{own: hidden, other: embedding})
+    _check.units_of({own: hidden})
+    (size, given), (shape, dtype) = _check.spec(hidden), _check.spec(embedding)
+    if len(shape) != 2 or shape[0] != size[-1]:
+        raise ValueError(f"{other} must be [{size[-1]}, classes] for {own}{list(size)}, got {list(shape)}")
+    dtype = jnp.promote_types(given, dtype)
+    if bias is None:
+        bias = jnp.zeros(shape[1], _numerics.wide_dtype(dtype))
+    else:
+        _check.floating(**{f"{prefix}bias": bias})
+        _check.of_classes(shape[1], **{f"{prefix}bias": bias})
+        bias = jnp.asarray(bias).astype(_numerics.wide_dtype(dtype))
+    return Head(jnp.asarray(embedding).astype(dtype), bias)
+
+
+def _logits(hidden: tuple[jax.Array, ...], heads: tuple[Head, ...]) -> tuple[jax.Array, ...]:
+    """In the dtype of the bias: products of 16-bit numbers are exact in float32, and are added up there."""
+
+    def of(x, head):
+        return jnp.matmul(x, head.embedding, preferred_element_type=head.bias.dtype) + head.bias[None, :]
+
+    return tuple(map(of, hidden, heads))
+
+
+def _size(heads: tuple[Head, ...], tile: int | None) -> dict[str, int]:
+    """How many numbers a token has in a block, and how many tokens are in one."""
+    width = sum(len(head.bias) for head in heads)
+    return {"width": width, "tile": max(1, _LOGITS // max(width, 1)) if tile is None else tile}
 
 
 def of_each_token(
-    f: Callable[[jax.Array, Any, Any], Any], tile: int | None, hidden: jax.Array, rows: Any, shared: Any, head: Head
+    f: Loss, tile: int | None, hidden: tuple[jax.Array, ...], rows: Any, shared: Any, heads: tuple[Head, ...]
 ) -> Any:
-    """`f` of logits `[block, classes]`, a block of `rows`, and `shared`; arrays with one entry for each token.
-
-    The gradient makes each block of logits a second time.
-    """
+    """What `f` returns: arrays with one entry for each token. The gradient makes each block of logits a second time."""
 
     def block(tokens, common):
-        (hidden, rows), (head, shared) = tokens, common
-        return f(_logits(hidden, head), rows, shared), ()
+        (hidden, rows), (heads, shared) = tokens, common
+        return f(_logits(hidden, heads), rows, shared), ()
 
-    found, _ = by_rows(block, (hidden, rows), (head, shared), width=len(head.bias), tile=_tokens(head, tile))
-    return found
+    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile))[0]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def over_tokens(
-    f: Callable[[jax.Array, Any, Any], jax.Array],
-    tile: int | None,
-    hidden: jax.Array,
-    rows: Any,
-    shared: Any,
-    head: Head,
+    f: Loss, tile: int | None, hidden: tuple[jax.Array, ...], rows: Any, shared: Any, heads: tuple[Head, ...]
 ) -> jax.Array:
-    """Sum over tokens of the numbers that `f` returns; the gradient is made along with it, from the same logits.
+    """Sum over tokens of what `f` returns; the gradient is made along with it, from the same logits.
+
+    What is not differentiated, a teacher or a frozen embedding, costs nothing there.
 
     Args:
-      f: Takes logits `[block, classes]`, a block of `rows`, and `shared`. Returns one number for each token, 0 where
-        its rows are zeros.
+      f: Takes logits `[block, classes]` of each head, a block of `rows`, and `shared`. Returns one number for each
+        token, 0 where its rows are zeros.
       tile: Tokens of a block; by the number of classes if None.
-      hidden: Float `[n, d]`.
+      hidden: Float `[n, d]` for each head.
       rows: Tree of arrays `[n, ...]`.
       shared: Tree of arrays, whole in every block.
-      head: What makes logits of hidden states.
+      heads: What makes logits of hidden states.
 
     Returns:
       A scalar.
     """
 
     def block(tokens, common):
-        (hidden, rows), (head, shared) = tokens, common
-        return (), jnp.sum(f(_logits(hidden, head), rows, shared))
+        (hidden, rows), (heads, shared) = tokens, common
+        return (), jnp.sum(f(_logits(hidden, heads), rows, shared))
 
-    return by_rows(block, (hidden, rows), (head, shared), width=len(head.bias), tile=_tokens(head, tile))[1]
+    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile))[1]
 
 
 def _added(total: jax.Array, hidden: jax.Array, slopes: jax.Array) -> jax.Array:
     """total + hidden^T slopes: in place, of a few classes at a time, so that the product is never whole beside it."""
     classes = total.shape[1]
+    hidden = hidden.astype(slopes.dtype)
     if classes <= _COLUMNS or jax.device_count() > 1:  # classes may be spread over devices
         return total + product(hidden, slopes)
 
@@ -124,33 +153,124 @@ def _added(total: jax.Array, hidden: jax.Array, slopes: jax.Array) -> jax.Array:
     return added(total, classes - rest, rest) if rest else total
 
 
+def _back(slopes: jax.Array, embedding: jax.Array) -> jax.Array:
+    """slopes embedding^T; `@ embedding.T` would make XLA hold a transposed embedding."""
+    return jnp.einsum("nc,dc->nd", slopes, embedding.astype(slopes.dtype))
+
+
+def _grown(total: Head, hidden: jax.Array, slopes: jax.Array) -> Head:
+    """The gradient of a head and that of one more block; None where none is asked for."""
+    of_embedding = None if total.embedding is None else _added(total.embedding, hidden, slopes)
+    return Head(of_embedding, None if total.bias is None else total.bias + jnp.sum(slopes, axis=0))
+
+
 def _over_tokens_jvp(f, tile, primals, tangents):
-    hidden, rows, shared, head = primals
-    trained = not isinstance(tangents[3].embedding, SymbolicZero)
+    hidden, rows, shared, heads = primals
+    moves = jax.tree.map(lambda m: None if isinstance(m, SymbolicZero) or m.dtype == float0 else m, tangents)
+    of_states, of_rows, of_shared, of_heads = jax.tree.map(lambda m: m is not None, moves, is_leaf=lambda m: m is None)
+    trained = [states or any(head) for states, head in zip(of_states, of_heads, strict=True)]
+    on = lambda of_each_head: list(compress(of_each_head, trained))  # noqa: E731
 
     def with_gradient(tokens, common, totals):
-        (hidden, rows), (head, shared) = tokens, common
-        total, sums, of_embedding, of_bias = totals
-        (own, of_rows), (all_of_them, of_all) = floats(rows), floats(shared)
-        g = jax.value_and_grad(lambda z, x, y: jnp.sum(f(z, of_rows(x), of_all(y))), (0, 1, 2))
-        value, (slopes, by_row, by_all) = g(_logits(hidden, head), own, all_of_them)
-        of_embedding = _added(of_embedding, hidden, slopes) if trained else of_embedding
-        totals = total + value, jax.tree.map(jnp.add, sums, by_all), of_embedding, of_bias + jnp.sum(slopes, axis=0)
-        by_hidden = jnp.einsum("nc,dc->nd", slopes, head.embedding)  # XLA would hold a transposed embedding
-        return (by_hidden, by_row), totals
+        (hidden, rows), (heads, shared) = tokens, common
+        total, by_shared, by_heads = totals
+        logits, every_logit = chosen(_logits(hidden, heads), trained)
+        own, every_row = chosen(rows, of_rows)
+        ours, all_shared = chosen(shared, of_shared)
+        loss = lambda z, x, y: jnp.sum(f(every_logit(z), every_row(x), all_shared(y)))  # noqa: E731
+        value, (slopes, by_row, more) = jax.value_and_grad(loss, (0, 1, 2))(logits, own, ours)
+        by_states = [
+            _back(s, h.embedding) for s, h, moved in zip(slopes, on(heads), on(of_states), strict=True) if moved
+        ]
+        by_heads = [_grown(*of_head) for of_head in zip(by_heads, on(hidden), slopes, strict=True)]
+        return (by_states, by_row), (total + value, jax.tree.map(jnp.add, by_shared, more), by_heads)
 
-    numbers, _ = floats(shared)
-    embedding = head.embedding if trained else head.embedding[:0]
-    shapes = (jax.ShapeDtypeStruct((), hidden.dtype), numbers, embedding, head.bias)
-    width, size = len(head.bias), _tokens(head, tile)
-    (by_hidden, by_row), (value, by_all, of_embedding, of_bias) = by_rows(
-        with_gradient, (hidden, rows), (head, shared), width=width, tile=size, totals=shapes
-    )
-    moves = jax.tree.leaves(tangents, is_leaf=lambda x: isinstance(x, SymbolicZero))
-    moves = [m for m, x in zip(moves, jax.tree.leaves(primals), strict=True) if jnp.issubdtype(x.dtype, jnp.floating)]
-    slopes = (by_hidden, *by_row, *by_all, of_embedding, of_bias)
-    terms = [jnp.sum(s * m) for s, m in zip(slopes, moves, strict=True) if not isinstance(m, SymbolicZero)]
+    def zeros(head, moved):
+        zero = lambda x: constant(0.0, x.astype(head.bias.dtype), hidden, rows, shared, head)  # noqa: E731
+        return Head(*(zero(x) if m else None for x, m in zip(head, moved, strict=True)))
+
+    scalar = jax.ShapeDtypeStruct((), heads[0].bias.dtype)
+    start = jax.tree.map(lambda x: constant(0.0, x, hidden, rows, shared), (scalar, chosen(shared, of_shared)[0]))
+    start = (*start, [zeros(*of_head) for of_head in zip(on(heads), on(of_heads), strict=True)])
+    each, (value, *sums) = by_rows(with_gradient, (hidden, rows), (heads, shared), totals=start, **_size(heads, tile))
+    slopes = jax.tree.leaves((*each, *sums))
+    terms = [jnp.sum(s * m.astype(s.dtype)) for s, m in zip(slopes, jax.tree.leaves(moves), strict=True)]
     return value, reduce(jnp.add, terms, jnp.zeros_like(value))
 
 
 over_tokens.defjvp(_over_tokens_jvp, symbolic_zeros=True)
+
+
+def _flat(where: Any, hidden: tuple[Any, ...], heads: tuple[Head, ...], rows: Any) -> tuple[tuple[jax.Array, ...], Any]:
+    """Hidden states `[tokens, d]` of `[..., d]`, zeros where they are masked, and `rows` `[..., *]` to go with them."""
+    units = hidden[0].ndim - 1
+
+    def states(x, head):
+        (kept,) = masked(where, x, event=1)
+        return kept.astype(head.embedding.dtype).reshape(-1, kept.shape[-1])
+
+    flat = tuple(map(states, hidden, heads))
+    like = jnp.sum(flat[0], axis=1)  # for its type alone
+    return flat, jax.tree.map(lambda x: spread_like(x.reshape(-1, *x.shape[units:]), like), rows)
+
+
+def each_token(
+    f: Loss, hidden: tuple[Any, ...], heads: tuple[Head, ...], rows: Any, shared: Any, *, tile: int | None, where: Any
+) -> Any:
+    """What `f` returns for each of the tokens `[...]` whose states are `[..., d]`; the rest is as in `token_loss`."""
+    if tile is not None:
+        _check.count(tile=tile)
+    shape = hidden[0].shape[:-1]
+    found = of_each_token(f, tile, *_flat(where, hidden, heads, rows), shared, heads)
+    return jax.tree.map(lambda x: x.reshape(shape), found)
+
+
+def token_loss(
+    f: Loss,
+    hidden: tuple[Any, ...],
+    heads: tuple[Head, ...],
+    rows: Any,
+    shared: Any,
+    *,
+    tile: int | None,
+    axis_name: str | None,
+    where: Any,
+    weights: Any,
+    reduction: Reduction,
+) -> jax.Array:
+    """The loss of tokens `[...]`, reduced.
+
+    Args:
+      f: Takes logits `[block, classes]` of each head, a block of `rows`, and `shared`; returns the loss of each token.
+      hidden: Float `[..., d]` for each head.
+      heads: What makes logits of hidden states.
+      rows: Tree of arrays `[..., *]`, without NaN where they are masked.
+      shared: Tree of arrays, whole in every block.
+      tile: Tokens of a block; by the number of classes if None.
+      axis_name: Mesh axis over which the tokens are spread.
+      where: Units to keep, bool `[...]`.
+      weights: Weight of each unit, float `[...]`.
+      reduction: `"mean"` over total weight, `"sum"`, or `"none"`.
+
+    Returns:
+      A scalar, or `[...]` for `"none"`.
+    """
+    _check.choice(("mean", "sum", "none"), reduction=reduction)
+    shape, dtype = hidden[0].shape[:-1], heads[0].bias.dtype
+    if reduction == "none" or 0 in shape:
+        values = each_token(f, hidden, heads, rows, shared, tile=tile, where=where)
+        return reduce_units(values, where, weights, reduction, axis_name)
+    if tile is not None:
+        _check.count(tile=tile)
+
+    def loss(logits, rows, shared):
+        rows, weight = rows
+        return scaled(weight, f(logits, rows, shared))  # one left out may be infinite
+
+    shrink = 2.0 ** -math.prod(shape).bit_length()  # a sum of finite losses shall not overflow
+    weight = shrink * unit_weights(shape, where, weights, dtype=dtype)
+    states, (rows, weight) = _flat(where, hidden, heads, (rows, weight))
+    total = over_tokens(loss, tile, states, (rows, weight), shared, heads)
+    weight = jnp.sum(weight)
+    mean = divide(total, weight)
+    return reduce_units(mean, None, weight if reduction == "mean" else weight / shrink, reduction, axis_name)

@@ -88,7 +88,7 @@ def _joined(each: Any, n: int) -> Any:
     return jax.tree.map(join, each)
 
 
-def _constant(fill: float, like: Any, *trees: Any) -> jax.Array:
+def constant(fill: float, like: Any, *trees: Any) -> jax.Array:
     """An array where a loop starts. Inside `shard_map` its type must say on which devices it will differ.
 
     So do the types of what it is made from, here by sums of nothing.
@@ -119,7 +119,7 @@ def by_rows(
       shared: Tree of arrays, whole in every block.
       width: How many numbers `f` holds for each row.
       tile: Rows of a block; by `width` if None.
-      totals: Arrays like the sums. If given, `f` takes the sums so far as a third argument, and adds to them itself.
+      totals: Where the sums start. If given, `f` takes the sums so far as a third argument, and adds to them itself.
 
     Returns:
       The trees of `f`: entries of all rows `[n, ...]`, and sums.
@@ -142,23 +142,29 @@ def by_rows(
         each, total = f(block, shared)
         return jax.tree.map(jnp.add, sums, total), each
 
-    start = jax.tree.map(lambda like: _constant(0.0, like, rows, shared), totals)
-    sums, each = lax.scan(step, start, blocks)
+    if not given:
+        totals = jax.tree.map(lambda like: constant(0.0, like, rows, shared), totals)
+    sums, each = lax.scan(step, totals, blocks)
     return _joined(each, n), sums
 
 
-def floats(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
-    """The leaves that have a derivative, and what puts them back."""
+def chosen(tree: Any, keep: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
+    """The leaves where the leaves of `keep` are true, and what puts others in their place."""
     leaves, form = jax.tree.flatten(tree)
-    places = [i for i, x in enumerate(leaves) if jnp.issubdtype(x.dtype, jnp.floating)]
+    places = [i for i, kept in enumerate(jax.tree.leaves(keep)) if kept]
 
-    def back(floats):
+    def back(others):
         full = list(leaves)
-        for i, x in zip(places, floats, strict=True):
+        for i, x in zip(places, others, strict=True):
             full[i] = x
         return form.unflatten(full)
 
     return [leaves[i] for i in places], back
+
+
+def _floats(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
+    """The leaves that have a derivative, and what puts others in their place."""
+    return chosen(tree, jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.floating), tree))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -190,7 +196,7 @@ def sum_by_rows(
 @sum_by_rows.defjvp
 def _(f, width, tile, primals, tangents):
     def with_gradient(rows, shared):
-        (own, of_rows), (common, of_all) = floats(rows), floats(shared)
+        (own, of_rows), (common, of_all) = _floats(rows), _floats(shared)
         g = jax.value_and_grad(lambda x, y: f(of_rows(x), of_all(y)), (0, 1), has_aux=True)
         (total, each), (by_row, by_all) = g(own, common)
         return (each, by_row), (total, by_all)
@@ -259,7 +265,7 @@ def logsumexps(
 
     blocks = _blocks(rows, n, steps)
     shape = jax.eval_shape(lambda blocks: jnp.sum(scores(jax.tree.map(lambda x: x[0], blocks), shared), axis=0), blocks)
-    start = tuple(_constant(fill, shape, rows, shared) for fill in (-math.inf, 0.0))
+    start = tuple(constant(fill, shape, rows, shared) for fill in (-math.inf, 0.0))
     (top, mass), by_row = lax.scan(step, start, blocks)
     by_column = jnp.where(mass > 0, top + jnp.log(jnp.where(mass > 0, mass, jnp.ones_like(mass))), top)
     return _joined(by_row, n), by_column

@@ -1,33 +1,13 @@
 """Losses of hidden states and an output embedding, whose logits are never whole. One unit per token."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lossax import _check, _hyper
-from lossax._heads import Head, label_loss, of_each_token, over_tokens
-from lossax._numerics import divide, scaled, wide_dtype
-from lossax._reduction import masked, reduce, unit_weights
-from lossax._tile import spread_like
+from lossax._heads import label_loss, made, token_loss
+from lossax._reduction import masked, unit_weights
 from lossax._types import Reduction
-
-
-def _head(hidden: jax.Array, embedding: Any, bias: Any) -> Head:
-    """The head in the dtype of the computation."""
-    _check.floating(hidden=hidden, embedding=embedding)
-    _check.units_of({"hidden": hidden})
-    own, shape = _check.spec(hidden)[0], _check.spec(embedding)[0]
-    if len(shape) != 2 or shape[0] != own[-1]:
-        raise ValueError(f"embedding must be [{own[-1]}, classes] for hidden{list(own)}, got {list(shape)}")
-    dtype = jnp.promote_types(*(wide_dtype(_check.spec(x)[1]) for x in (hidden, embedding)))
-    embedding = jnp.asarray(embedding).astype(dtype)
-    if bias is None:
-        return Head(embedding, jnp.zeros(shape[1], embedding.dtype))
-    _check.floating(bias=bias)
-    _check.of_classes(shape[1], bias=bias)
-    return Head(embedding, jnp.asarray(bias).astype(embedding.dtype))
 
 
 def linear_cross_entropy(
@@ -94,42 +74,28 @@ def linear_cross_entropy(
       large-vocabulary language models*, 2024.
     """
     _check.integer(labels=labels)
-    head = _head(hidden, embedding, bias)
-    classes = len(head.bias)
+    head = made(hidden, embedding, bias)
+    classes, hidden = len(head.bias), jnp.asarray(hidden)
     _check.units_of({"hidden": hidden}, labels=labels)
     _check.fraction(label_smoothing=label_smoothing)
     _check.nonnegative(gamma=gamma, z_loss=z_loss)
-    _check.choice(("mean", "sum", "none"), reduction=reduction)
     given = {"smoothing": label_smoothing, "gamma": gamma, "z_loss": z_loss}
     given = {name: None if _hyper.is_zero(x) else x for name, x in given.items()} | {"soft_cap": soft_cap}
     if soft_cap is not None:
         _check.positive(soft_cap=soft_cap)
-    if tile is not None:
-        _check.count(tile=tile)
-    (hidden,), (labels,) = masked(where, hidden, event=1), masked(where, labels)
-    hidden = hidden.astype(head.embedding.dtype)
+    options = {name: None if x is None else masked(None, head.bias, x)[1] for name, x in given.items()}
+    (labels,) = masked(where, labels)
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
-    known = jnp.where(_check.labels(labels, classes), jnp.ones((), hidden.dtype), jnp.nan)
-    options = {name: None if x is None else masked(None, hidden, x)[1] for name, x in given.items()}
+    known = jnp.where(_check.labels(labels, classes), jnp.ones((), head.bias.dtype), jnp.nan)
     if class_weights is not None:
         _check.real(class_weights=class_weights)
         _check.of_classes(classes, class_weights=class_weights)
-        of_label = jnp.take(jnp.asarray(class_weights).astype(hidden.dtype), labels, mode="clip")
-        weights = unit_weights(labels.shape, where, weights, dtype=hidden.dtype) * of_label
+        of_label = jnp.take(jnp.asarray(class_weights).astype(known.dtype), labels, mode="clip")
+        weights = unit_weights(labels.shape, where, weights, dtype=known.dtype) * of_label
 
     def loss(logits, rows, options):
-        labels, known, weight = rows
-        return scaled(weight * known, label_loss(logits, labels, **options))  # one left out may be a forbidden token
+        labels, known = rows
+        return known * label_loss(*logits, labels, **options)
 
-    tokens, shape = hidden.reshape(-1, hidden.shape[-1]), labels.shape
-    like = jnp.sum(tokens, axis=1)  # for its type alone
-    labels, known = (spread_like(x.reshape(-1), like) for x in (labels, known))
-    if reduction == "none" or not labels.size:
-        values = of_each_token(loss, tile, tokens, (labels, known, jnp.ones_like(known)), options, head)
-        return reduce(values.reshape(shape), where, weights, reduction, axis_name)
-    shrink = 2.0 ** -labels.size.bit_length()  # a sum of finite losses shall not overflow
-    weight = shrink * unit_weights(shape, where, weights, dtype=hidden.dtype).reshape(-1)
-    total = over_tokens(loss, tile, tokens, (labels, known, spread_like(weight, like)), options, head)
-    weight = jnp.sum(weight)
-    mean = divide(total, weight)
-    return reduce(mean, None, weight if reduction == "mean" else weight / shrink, reduction, axis_name)
+    tail = {"tile": tile, "axis_name": axis_name, "where": where, "weights": weights, "reduction": reduction}
+    return token_loss(loss, (hidden,), (head,), (labels, known), options, **tail)
