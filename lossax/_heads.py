@@ -20,7 +20,7 @@ from lossax._tile import by_rows, chosen, constant, product, spread_like
 from lossax._types import Reduction
 
 _LOGITS = 6 * 2**20
-"""Logits of a block, about, if its size is not given."""
+"""Logits of a block, about, if its size is not given, or more if embeddings are large."""
 
 _COLUMNS = 4096
 """Classes of the embedding whose gradient is added up at once."""
@@ -81,6 +81,14 @@ def made(hidden: Any, embedding: Any, bias: Any, prefix: str = "") -> Head:
     return Head(jnp.asarray(embedding).astype(dtype), bias)
 
 
+def known_labels(where: Any, labels: Any, head: Head) -> tuple[jax.Array, jax.Array]:
+    """Labels after the mask, and 1 for each, or NaN if it names no class."""
+    (labels,) = masked(where, labels)
+    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
+    known = _check.labels(labels, len(head.bias))
+    return labels, jnp.where(known, jnp.ones((), head.bias.dtype), jnp.nan)
+
+
 def _logits(hidden: tuple[jax.Array, ...], heads: tuple[Head, ...]) -> tuple[jax.Array, ...]:
     """In the dtype of the bias: products of 16-bit numbers are exact in float32, and are added up there."""
 
@@ -93,7 +101,8 @@ def _logits(hidden: tuple[jax.Array, ...], heads: tuple[Head, ...]) -> tuple[jax
 def _size(heads: tuple[Head, ...], tile: int | None) -> dict[str, int]:
     """How many numbers a token has in a block, and how many tokens are in one."""
     width = sum(len(head.bias) for head in heads)
-    return {"width": width, "tile": max(1, _LOGITS // max(width, 1)) if tile is None else tile}
+    most = max(head.embedding.shape[0] for head in heads) // 8  # so that logits are an eighth of an embedding
+    return {"width": width, "tile": max(1, most, _LOGITS // max(width, 1)) if tile is None else tile}
 
 
 def of_each_token(
@@ -158,10 +167,11 @@ def _back(slopes: jax.Array, embedding: jax.Array) -> jax.Array:
     return jnp.einsum("nc,dc->nd", slopes, embedding.astype(slopes.dtype))
 
 
-def _grown(total: Head, hidden: jax.Array, slopes: jax.Array) -> Head:
-    """The gradient of a head and that of one more block; None where none is asked for."""
-    of_embedding = None if total.embedding is None else _added(total.embedding, hidden, slopes)
-    return Head(of_embedding, None if total.bias is None else total.bias + jnp.sum(slopes, axis=0))
+def _grown(total: tuple[Any, Any], hidden: jax.Array, slopes: jax.Array) -> tuple[Any, Any]:
+    """The gradient by embedding and bias with that of one more block; None where none is asked for."""
+    embedding, bias = total
+    embedding = None if embedding is None else _added(embedding, hidden, slopes)
+    return embedding, None if bias is None else bias + jnp.sum(slopes, axis=0)
 
 
 def _over_tokens_jvp(f, tile, primals, tangents):
@@ -187,7 +197,7 @@ def _over_tokens_jvp(f, tile, primals, tangents):
 
     def zeros(head, moved):
         zero = lambda x: constant(0.0, x.astype(head.bias.dtype), hidden, rows, shared, head)  # noqa: E731
-        return Head(*(zero(x) if m else None for x, m in zip(head, moved, strict=True)))
+        return tuple(zero(x) if m else None for x, m in zip(head, moved, strict=True))
 
     scalar = jax.ShapeDtypeStruct((), heads[0].bias.dtype)
     start = jax.tree.map(lambda x: constant(0.0, x, hidden, rows, shared), (scalar, chosen(shared, of_shared)[0]))
@@ -257,11 +267,11 @@ def token_loss(
     """
     _check.choice(("mean", "sum", "none"), reduction=reduction)
     shape, dtype = hidden[0].shape[:-1], heads[0].bias.dtype
+    if tile is not None:
+        _check.count(tile=tile)
     if reduction == "none" or 0 in shape:
         values = each_token(f, hidden, heads, rows, shared, tile=tile, where=where)
         return reduce_units(values, where, weights, reduction, axis_name)
-    if tile is not None:
-        _check.count(tile=tile)
 
     def loss(logits, rows, shared):
         rows, weight = rows

@@ -6,6 +6,9 @@ from lossax.activations._cosines import unit_vectors as unit_vectors
 from lossax.activations._ctc import ctc_best_path as ctc_best_path
 from lossax.activations._histogram import histogram_mean as histogram_mean
 from lossax.activations._histogram import symexp as symexp
+from lossax.activations._linear_heads import LinearStatistics as LinearStatistics
+from lossax.activations._linear_heads import linear_log_probs as linear_log_probs
+from lossax.activations._linear_heads import linear_statistics as linear_statistics
 from lossax.activations._ordinal import ordinal_labels as ordinal_labels
 from lossax.activations._ordinal import ordinal_probabilities as ordinal_probabilities
 from lossax.activations._quantiles import monotone_quantiles as monotone_quantiles

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lossax import _check, _hyper
-from lossax._heads import label_loss, made, token_loss
+from lossax._heads import known_labels, label_loss, made, token_loss
 from lossax._reduction import masked, unit_weights
 from lossax._types import Reduction
 
@@ -84,9 +84,7 @@ def linear_cross_entropy(
     if soft_cap is not None:
         _check.positive(soft_cap=soft_cap)
     options = {name: None if x is None else masked(None, head.bias, x)[1] for name, x in given.items()}
-    (labels,) = masked(where, labels)
-    labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
-    known = jnp.where(_check.labels(labels, classes), jnp.ones((), head.bias.dtype), jnp.nan)
+    labels, known = known_labels(where, labels, head)
     if class_weights is not None:
         _check.real(class_weights=class_weights)
         _check.of_classes(classes, class_weights=class_weights)
@@ -94,8 +92,8 @@ def linear_cross_entropy(
         weights = unit_weights(labels.shape, where, weights, dtype=known.dtype) * of_label
 
     def loss(logits, rows, options):
-        labels, known = rows
-        return known * label_loss(*logits, labels, **options)
+        (logits,), (labels, known) = logits, rows
+        return known * label_loss(logits, labels, **options)
 
     tail = {"tile": tile, "axis_name": axis_name, "where": where, "weights": weights, "reduction": reduction}
     return token_loss(loss, (hidden,), (head,), (labels, known), options, **tail)
