@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.dtypes import float0
+from jax.sharding import PartitionSpec, reshard
 
 from lossax import _check, _numerics
 from lossax._numerics import divide, scaled
 from lossax._reduction import masked, unit_weights
 from lossax._reduction import reduce as reduce_units
-from lossax._tile import by_rows, chosen, constant, product, spread_like
+from lossax._tile import by_rows, chosen, constant, explicit, product, spread_like, whole
 from lossax._types import Reduction
 
 _LOGITS = 6 * 2**20
@@ -98,11 +99,12 @@ def _logits(hidden: tuple[jax.Array, ...], heads: tuple[Head, ...]) -> tuple[jax
     return tuple(map(of, hidden, heads))
 
 
-def _size(heads: tuple[Head, ...], tile: int | None) -> dict[str, int]:
-    """How many numbers a token has in a block, and how many tokens are in one."""
+def _size(heads: tuple[Head, ...], tile: int | None) -> dict[str, Any]:
+    """How many numbers a token has in a block, how many tokens are in one, and that heads may be spread."""
     width = sum(len(head.bias) for head in heads)
     most = max(head.embedding.shape[0] for head in heads) // 8  # so that logits are an eighth of an embedding
-    return {"width": width, "tile": max(1, most, _LOGITS // max(width, 1)) if tile is None else tile}
+    tile = max(1, most, _LOGITS // max(width, 1)) if tile is None else tile
+    return {"width": width, "tile": tile, "spread": True}
 
 
 def of_each_token(
@@ -164,7 +166,8 @@ def _added(total: jax.Array, hidden: jax.Array, slopes: jax.Array) -> jax.Array:
 
 def _back(slopes: jax.Array, embedding: jax.Array) -> jax.Array:
     """slopes embedding^T; `@ embedding.T` would make XLA hold a transposed embedding."""
-    return jnp.einsum("nc,dc->nd", slopes, embedding.astype(slopes.dtype))
+    spec = PartitionSpec(jax.typeof(slopes).sharding.spec[0], None) if explicit() else None
+    return jnp.einsum("nc,dc->nd", slopes, embedding.astype(slopes.dtype), out_sharding=spec)
 
 
 def _grown(total: tuple[Any, Any], hidden: jax.Array, slopes: jax.Array) -> tuple[Any, Any]:
@@ -211,17 +214,30 @@ def _over_tokens_jvp(f, tile, primals, tangents):
 over_tokens.defjvp(_over_tokens_jvp, symbolic_zeros=True)
 
 
-def _flat(where: Any, hidden: tuple[Any, ...], heads: tuple[Head, ...], rows: Any) -> tuple[tuple[jax.Array, ...], Any]:
-    """Hidden states `[tokens, d]` of `[..., d]`, zeros where they are masked, and `rows` `[..., *]` to go with them."""
+def _placed(states: jax.Array, head: Head) -> tuple[jax.Array, Head]:
+    """On explicit meshes only tokens and classes stay spread over devices, the latter if over others."""
+    if not explicit():
+        return states, head
+    tokens, classes = jax.typeof(states).sharding.spec[0], jax.typeof(head.embedding).sharding.spec[1]
+    classes = None if {*jax.tree.leaves(tokens)} & {*jax.tree.leaves(classes)} else classes
+    head = Head(*(reshard(x, PartitionSpec(*(None,) * (x.ndim - 1), classes)) for x in head))
+    return reshard(states, PartitionSpec(tokens, None)), head
+
+
+def _flat(
+    where: Any, hidden: tuple[Any, ...], heads: tuple[Head, ...], rows: Any, shared: Any
+) -> tuple[tuple[jax.Array, ...], Any, Any, tuple[Head, ...]]:
+    """Hidden states `[tokens, d]` of `[..., d]`, zeros where they are masked, and what goes with them."""
     units = hidden[0].ndim - 1
 
     def states(x, head):
         (kept,) = masked(where, x, event=1)
-        return kept.astype(head.embedding.dtype).reshape(-1, kept.shape[-1])
+        return _placed(kept.astype(head.embedding.dtype).reshape(-1, kept.shape[-1]), head)
 
-    flat = tuple(map(states, hidden, heads))
+    flat, heads = zip(*map(states, hidden, heads), strict=True)
     like = jnp.sum(flat[0], axis=1)  # for its type alone
-    return flat, jax.tree.map(lambda x: spread_like(x.reshape(-1, *x.shape[units:]), like), rows)
+    rows = jax.tree.map(lambda x: spread_like(x.reshape(-1, *x.shape[units:]), like), rows)
+    return flat, rows, whole(shared), heads
 
 
 def each_token(
@@ -231,7 +247,7 @@ def each_token(
     if tile is not None:
         _check.count(tile=tile)
     shape = hidden[0].shape[:-1]
-    found = of_each_token(f, tile, *_flat(where, hidden, heads, rows), shared, heads)
+    found = of_each_token(f, tile, *_flat(where, hidden, heads, rows, shared))
     return jax.tree.map(lambda x: x.reshape(shape), found)
 
 
@@ -279,8 +295,7 @@ def token_loss(
 
     shrink = 2.0 ** -math.prod(shape).bit_length()  # a sum of finite losses shall not overflow
     weight = shrink * unit_weights(shape, where, weights, dtype=dtype)
-    states, (rows, weight) = _flat(where, hidden, heads, (rows, weight))
-    total = over_tokens(loss, tile, states, (rows, weight), shared, heads)
+    total = over_tokens(loss, tile, *_flat(where, hidden, heads, (rows, weight), shared))
     weight = jnp.sum(weight)
     mean = divide(total, weight)
     return reduce_units(mean, None, weight if reduction == "mean" else weight / shrink, reduction, axis_name)

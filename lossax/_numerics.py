@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import PartitionSpec
 
 
 def wide_dtype(dtype: Any) -> Any:
@@ -228,10 +229,17 @@ def _top(logits: jax.Array) -> jax.Array:
     return lax.stop_gradient(jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top))
 
 
+def _classes(logits: jax.Array, dtype: Any) -> jax.Array:
+    """The index of each class, with as many axes as the logits: a held row, in a loop XLA would hold one for each."""
+    over = jax.typeof(logits).sharding.spec[-1]
+    spec = None if over is None else PartitionSpec(over)
+    index = lax.broadcasted_iota(dtype, logits.shape[-1:], 0, out_sharding=spec)
+    return lax.optimization_barrier(index).reshape((1,) * (logits.ndim - 1) + index.shape)
+
+
 def one_hot(labels: jax.Array, logits: jax.Array) -> jax.Array:
     """Where a class is the label of its row, bool in the shape of `logits`; a comparison that fuses, never stored."""
-    classes = lax.optimization_barrier(lax.iota(labels.dtype, logits.shape[-1]))  # held: a loop would hold all rows
-    return classes.reshape((1,) * (logits.ndim - 1) + classes.shape) == labels[..., None]
+    return _classes(logits, labels.dtype) == labels[..., None]
 
 
 def rivals(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -239,22 +247,28 @@ def rivals(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Arithmetic on a held row of indices: XLA on CPU fuses it into a sum, which it does not do with a comparison.
     """
-    classes = lax.optimization_barrier(jnp.arange(logits.shape[-1], dtype=logits.dtype))
-    classes = classes.reshape((1,) * (logits.ndim - 1) + classes.shape)
-    return jnp.minimum(logits, (jnp.abs(classes - labels[..., None].astype(logits.dtype)) - 0.5) * jnp.inf)
+    away = jnp.abs(_classes(logits, logits.dtype) - labels[..., None].astype(logits.dtype))
+    return jnp.minimum(logits, (away - 0.5) * jnp.inf)
+
+
+def _own(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The logit of the label of each row, kept as an axis."""
+    if jax.typeof(logits).sharding.spec[-1] is None:
+        return jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")
+    return jnp.sum(jnp.where(one_hot(labels, logits), logits, jnp.zeros_like(logits)), axis=-1, keepdims=True)
 
 
 def best_rival(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """How far the best of the other classes is above the label of each row; -inf if there is no other."""
     best = jnp.max(rivals(logits, labels), axis=-1)
-    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")[..., 0]
+    chosen = _own(logits, labels)[..., 0]
     return jnp.where(jnp.isneginf(best), best, best - chosen)
 
 
 def each_rival(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """How far each class is above the label of its row: -inf for the label itself and for classes that do not exist."""
     others = rivals(logits, labels)
-    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")
+    chosen = _own(logits, labels)
     return jnp.where(jnp.isneginf(others), others, others - chosen)
 
 
@@ -263,7 +277,7 @@ def _odds(logits: jax.Array, labels: jax.Array):
 
     Counted from the best rival: its gap to the label is rounded once a row, those that matter in the sum are small.
     """
-    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")
+    chosen = _own(logits, labels)
     others = rivals(logits, labels)
     best = jnp.max(others, axis=-1, keepdims=True)
     alone = jnp.where(jnp.isneginf(chosen), jnp.zeros_like(chosen), chosen)

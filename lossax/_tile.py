@@ -27,7 +27,7 @@ def _steps(n: int, width: int, tile: int | None) -> int:
     return next((steps for steps in range(wanted, wanted + wanted // 4 + 1) if n % steps == 0), wanted)
 
 
-def _explicit() -> bool:
+def explicit() -> bool:
     """Whether types say how arrays are spread over devices; if not, the compiler sees to it."""
     mesh = get_abstract_mesh()
     return not mesh.empty and AxisType.Explicit in mesh.axis_types
@@ -35,27 +35,28 @@ def _explicit() -> bool:
 
 def whole(tree: Any) -> Any:
     """The arrays with every axis whole on each device."""
-    if not _explicit():
+    if not explicit():
         return tree
     return jax.tree.map(lambda x: reshard(x, PartitionSpec()) if jnp.ndim(x) else x, tree)
 
 
 def spread_like(x: jax.Array, like: jax.Array) -> jax.Array:
     """The array, spread over devices as another of its shape is."""
-    return reshard(x, jax.typeof(like).sharding.spec) if _explicit() else x
+    return reshard(x, jax.typeof(like).sharding.spec) if explicit() else x
 
 
 def taken(x: jax.Array, index: jax.Array) -> jax.Array:
     """Rows of an array that is whole on each device, spread as their indices are."""
-    if not _explicit():
+    if not explicit():
         return x[index]
     spec = PartitionSpec(*jax.typeof(index).sharding.spec, *(None for _ in x.shape[1:]))
     return x.at[index].get(out_sharding=spec)
 
 
 def product(x: jax.Array, y: jax.Array) -> jax.Array:
-    """x^T y of arrays `[n, ...]` that are spread alike, whole on each device."""
-    return jnp.einsum("ni,nj->ij", x, y, out_sharding=PartitionSpec(None, None) if _explicit() else None)
+    """x^T y of arrays `[n, ...]` whose rows are spread alike."""
+    spec = PartitionSpec(*(jax.typeof(z).sharding.spec[1] for z in (x, y)))
+    return jnp.einsum("ni,nj->ij", x, y, out_sharding=spec if explicit() else None)
 
 
 def _blocks(rows: Any, n: int, steps: int) -> Any:
@@ -67,7 +68,7 @@ def _blocks(rows: Any, n: int, steps: int) -> Any:
     size = -(-n // steps)
 
     def split(x):
-        spec = jax.typeof(x).sharding.spec if _explicit() else ()
+        spec = jax.typeof(x).sharding.spec if explicit() else ()
         parts = math.prod(get_abstract_mesh().shape[name] for name in jax.tree.leaves(tuple(spec[:1])))
         x = whole(x) if parts > 1 and (size % parts or size * steps > n) else x
         x = jnp.pad(x, [(0, size * steps - n)] + [(0, 0)] * (x.ndim - 1)) if size * steps > n else x
@@ -94,7 +95,8 @@ def constant(fill: float, like: Any, *trees: Any) -> jax.Array:
     So do the types of what it is made from, here by sums of nothing.
     """
     nothing = [jnp.sum(x[:0].astype(like.dtype)) for x in jax.tree.leaves(trees) if x.ndim]
-    return reduce(jnp.add, nothing, jnp.full(like.shape, fill, like.dtype))
+    start = jnp.full(like.shape, fill, like.dtype)
+    return reduce(jnp.add, nothing, spread_like(start, like) if isinstance(like, jax.Array) else start)
 
 
 def by_rows(
@@ -105,6 +107,7 @@ def by_rows(
     width: int,
     tile: int | None = None,
     totals: Any = None,
+    spread: bool = False,
 ) -> tuple[Any, Any]:
     """`f` of blocks of rows, one after the other; neither value nor gradient holds more than one block's work.
 
@@ -116,17 +119,18 @@ def by_rows(
         block, and arrays that are added up over the blocks. A row of zeros must add nothing to the latter: the last
         block is padded with them.
       rows: Tree of arrays `[n, ...]`.
-      shared: Tree of arrays, whole in every block.
+      shared: Tree of arrays that every block sees.
       width: How many numbers `f` holds for each row.
       tile: Rows of a block; by `width` if None.
       totals: Where the sums start. If given, `f` takes the sums so far as a third argument, and adds to them itself.
+      spread: Whether arrays of `shared` may stay spread over the devices of an explicit mesh.
 
     Returns:
       The trees of `f`: entries of all rows `[n, ...]`, and sums.
     """
     n = jax.tree.leaves(rows)[0].shape[0]
     steps = _steps(n, width, tile)
-    shared = whole(shared)
+    shared = shared if spread else whole(shared)
     given = totals is not None
     if steps <= 1 and not given:
         return f(rows, shared)

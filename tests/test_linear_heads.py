@@ -1,6 +1,7 @@
 """Losses of hidden states beside the same loss of their logits: blocks, devices, dtypes and memory."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -137,18 +138,27 @@ def test_tokens_on_several_devices(devices):
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("of", ["tokens", "classes"])
-def test_the_compiler_spreads_tokens_and_classes(of, kind):
+@pytest.mark.parametrize(("tokens", "classes"), [(8, 1), (1, 8), (2, 4), (4, 2)])
+def test_the_compiler_spreads_tokens_and_classes(tokens, classes, kind):
+    """The gradient of each shard of the embedding is made where it lies: no device ever sees all of it."""
     hidden = jnp.asarray(RNG.normal(size=(8, 2, D)), jnp.float32)
     embedding, bias = jnp.asarray(RNG.normal(size=(D, 16)), jnp.float32), jnp.zeros(16)
-    labels = np.arange(16).reshape(8, 2)
-    step = quick(jax.value_and_grad(lambda h, w: tiled(h, w, bias, labels=labels, tile=8), (0, 1)))
-    expected = step(hidden, embedding)
-    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    labels = jnp.arange(16).reshape(8, 2)
+    first = lambda h, w, y, **o: jax.value_and_grad(lambda h, w: tiled(h, w, bias, labels=y, **o), (0, 1))(h, w)  # noqa: E731
+    expected = quick(first)(hidden, embedding, labels)
+    mesh = jax.make_mesh((tokens, classes), ("data", "model"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):
         place = lambda x, *spec: jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))  # noqa: E731
-        x = (place(hidden, "x"), embedding) if of == "tokens" else (hidden, place(embedding, None, "x"))
-        agree(step(*x), expected, 2e-6)
+        x = place(hidden, "data"), place(embedding, None, "model"), place(labels, "data")
+        programs = [quick(functools.partial(first, tile=8)).lower(*x).compile()]
+        if kind == AxisType.Auto and 1 not in (tokens, classes):  # tokens by hand, classes still by the compiler
+            spread, everywhere = PartitionSpec("data"), PartitionSpec()
+            specs = {"in_specs": (spread, everywhere, spread), "out_specs": (everywhere, (spread, everywhere))}
+            local = functools.partial(first, tile=2, axis_name="data")
+            programs.append(quick(jax.shard_map(local, axis_names={"data"}, **specs)).lower(*x).compile())
+        for program in programs:
+            agree(program(*x), expected, 2e-6)
+            assert classes == 1 or not re.search(rf"all-gather.*\[{D},16\]", program.as_text())
 
 
 def test_half_precision_is_computed_in_float32():

@@ -34,11 +34,15 @@ def linear_cross_entropy(
     It is `softmax_cross_entropy_with_integer_labels(hidden @ embedding + bias, labels)`, for vocabularies whose logits
     are most of the memory of a step: they are made for a block of tokens at a time and used up. Of a mean or a sum the
     gradient is made along with the value, from the same logits, in three matrix products as in the plain form; with
-    `reduction="none"` it makes them again. All is computed in float32 for 16-bit inputs, and exact otherwise.
+    `reduction="none"` it makes them again. Sums are float32 for 16-bit inputs.
 
-    Next tokens, packed sequences and masks come from `targets.next_tokens`. A forbidden token has a bias of -inf. A
-    gradient for an embedding that is not trained is not made: use `jax.lax.stop_gradient` or leave it out of the
-    differentiation.
+    Next tokens, packed sequences and masks come from `targets.next_tokens`. A forbidden token has a bias of -inf. What
+    is not differentiated costs nothing: a frozen embedding is one outside the differentiation or under
+    `jax.lax.stop_gradient`.
+
+    An embedding whose classes are spread over devices stays so: they exchange a few numbers for each token. Where
+    tokens are spread, let `jax.shard_map` do that (`axis_names` of the tokens alone leaves the classes to the
+    compiler), and gradients of the embedding are added up over devices once, not once a block.
 
     Args:
       hidden: Last hidden states h, float `[..., d]`.
