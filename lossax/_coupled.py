@@ -16,7 +16,7 @@ from lossax._angles import direction
 from lossax._numerics import divide, sqrt
 from lossax._pairs import squared_distances
 from lossax._reduction import masked, reduce, unit_weights
-from lossax._tile import by_rows, gathered, over_sets, places, spread_like, sum_by_rows
+from lossax._tile import by_rows, gathered, inner, over_sets, places, spread_like, sum_by_rows
 from lossax._types import Reduction
 
 Similarity = Literal["cosine", "dot"]
@@ -81,7 +81,7 @@ def alike(rows: Elements, columns: Elements) -> tuple[jax.Array, jax.Array]:
 
 def scores(rows: Elements, columns: Elements) -> jax.Array:
     """Products of the pairs that there are, -inf of the others."""
-    return jnp.where(pairs(rows, columns), rows.embeddings @ columns.embeddings.T, -jnp.inf)
+    return jnp.where(pairs(rows, columns), inner(rows.embeddings, columns.embeddings), -jnp.inf)
 
 
 def reduced(
@@ -173,7 +173,7 @@ def by_labels(
             squares = squared_distances(rows.embeddings, columns.embeddings)
             found = scale * (sqrt(squares) if matrix == "euclidean" else squares)
         else:
-            found = (rows.embeddings * scale) @ columns.embeddings.T
+            found = inner(rows.embeddings * scale, columns.embeddings)
         return row(found, *alike(rows, columns), shared)
 
     def of_set(x, labels, kept):

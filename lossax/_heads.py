@@ -17,10 +17,10 @@ from lossax import _check, _numerics
 from lossax._numerics import divide, scaled
 from lossax._reduction import masked, unit_weights
 from lossax._reduction import reduce as reduce_units
-from lossax._tile import by_rows, chosen, constant, explicit, product, spread_like, whole
+from lossax._tile import as_it_is, by_rows, chosen, constant, explicit, product, spread_like, varying, whole
 from lossax._types import Reduction
 
-_LOGITS = 6 * 2**20
+_LOGITS = 11 * 2**20
 """Logits of a block, about, if its size is not given, or more if embeddings are large."""
 
 _COLUMNS = 4096
@@ -107,46 +107,6 @@ def _size(heads: tuple[Head, ...], tile: int | None) -> dict[str, Any]:
     return {"width": width, "tile": tile, "spread": True}
 
 
-def of_each_token(
-    f: Loss, tile: int | None, hidden: tuple[jax.Array, ...], rows: Any, shared: Any, heads: tuple[Head, ...]
-) -> Any:
-    """What `f` returns: arrays with one entry for each token. The gradient makes each block of logits a second time."""
-
-    def block(tokens, common):
-        (hidden, rows), (heads, shared) = tokens, common
-        return f(_logits(hidden, heads), rows, shared), ()
-
-    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile))[0]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def over_tokens(
-    f: Loss, tile: int | None, hidden: tuple[jax.Array, ...], rows: Any, shared: Any, heads: tuple[Head, ...]
-) -> jax.Array:
-    """Sum over tokens of what `f` returns; the gradient is made along with it, from the same logits.
-
-    What is not differentiated, a teacher or a frozen embedding, costs nothing there.
-
-    Args:
-      f: Takes logits `[block, classes]` of each head, a block of `rows`, and `shared`. Returns one number for each
-        token, 0 where its rows are zeros.
-      tile: Tokens of a block; by the number of classes if None.
-      hidden: Float `[n, d]` for each head.
-      rows: Tree of arrays `[n, ...]`.
-      shared: Tree of arrays, whole in every block.
-      heads: What makes logits of hidden states.
-
-    Returns:
-      A scalar.
-    """
-
-    def block(tokens, common):
-        (hidden, rows), (heads, shared) = tokens, common
-        return (), jnp.sum(f(_logits(hidden, heads), rows, shared))
-
-    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile))[1]
-
-
 def _added(total: jax.Array, hidden: jax.Array, slopes: jax.Array) -> jax.Array:
     """total + hidden^T slopes: in place, of a few classes at a time, so that the product is never whole beside it."""
     classes = total.shape[1]
@@ -177,10 +137,17 @@ def _grown(total: tuple[Any, Any], hidden: jax.Array, slopes: jax.Array) -> tupl
     return embedding, None if bias is None else bias + jnp.sum(slopes, axis=0)
 
 
-def _over_tokens_jvp(f, tile, primals, tangents):
-    hidden, rows, shared, heads = primals
-    moves = jax.tree.map(lambda m: None if isinstance(m, SymbolicZero) or m.dtype == float0 else m, tangents)
-    of_states, of_rows, of_shared, of_heads = jax.tree.map(lambda m: m is not None, moves, is_leaf=lambda m: m is None)
+def _gradient(
+    f: Loss,
+    tile: int | None,
+    moved: Any,
+    hidden: tuple[jax.Array, ...],
+    rows: Any,
+    shared: Any,
+    heads: tuple[Head, ...],
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Sum over tokens of what `f` returns, and its gradient by those of the other arrays for which `moved` is true."""
+    of_states, of_rows, of_shared, of_heads = moved
     trained = [states or any(head) for states, head in zip(of_states, of_heads, strict=True)]
     on = lambda of_each_head: list(compress(of_each_head, trained))  # noqa: E731
 
@@ -192,10 +159,9 @@ def _over_tokens_jvp(f, tile, primals, tangents):
         ours, all_shared = chosen(shared, of_shared)
         loss = lambda z, x, y: jnp.sum(f(every_logit(z), every_row(x), all_shared(y)))  # noqa: E731
         value, (slopes, by_row, more) = jax.value_and_grad(loss, (0, 1, 2))(logits, own, ours)
-        by_states = [
-            _back(s, h.embedding) for s, h, moved in zip(slopes, on(heads), on(of_states), strict=True) if moved
-        ]
-        by_heads = [_grown(*of_head) for of_head in zip(by_heads, on(hidden), slopes, strict=True)]
+        of_head = zip(slopes, on(heads), on(of_states), strict=True)
+        by_states = [_back(slope, head.embedding) for slope, head, moved in of_head if moved]
+        by_heads = list(map(_grown, by_heads, on(hidden), slopes))
         return (by_states, by_row), (total + value, jax.tree.map(jnp.add, by_shared, more), by_heads)
 
     def zeros(head, moved):
@@ -204,14 +170,101 @@ def _over_tokens_jvp(f, tile, primals, tangents):
 
     scalar = jax.ShapeDtypeStruct((), heads[0].bias.dtype)
     start = jax.tree.map(lambda x: constant(0.0, x, hidden, rows, shared), (scalar, chosen(shared, of_shared)[0]))
-    start = (*start, [zeros(*of_head) for of_head in zip(on(heads), on(of_heads), strict=True)])
-    each, (value, *sums) = by_rows(with_gradient, (hidden, rows), (heads, shared), totals=start, **_size(heads, tile))
-    slopes = jax.tree.leaves((*each, *sums))
+    start = (*start, list(map(zeros, on(heads), on(of_heads))))
+    run = lambda rows, shared, start: by_rows(with_gradient, rows, shared, totals=start, **_size(heads, tile))  # noqa: E731
+    each, (value, *sums) = as_it_is(run, (hidden, rows), (heads, shared), start)
+    return value, jax.tree.leaves((*each, *sums))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def over_tokens(
+    f: Loss, tile: int | None, hidden: tuple[jax.Array, ...], rows: Any, shared: Any, heads: tuple[Head, ...]
+) -> jax.Array:
+    """Sum over tokens of what `f` returns; the gradient is made along with it, from the same logits.
+
+    What is not differentiated, a teacher or a frozen embedding, costs nothing there.
+
+    Args:
+      f: Takes logits `[block, classes]` of each head, a block of `rows`, and `shared`. Returns one number for each
+        token, 0 where its rows are zeros.
+      tile: Tokens of a block; by the number of classes if None.
+      hidden: Float `[n, d]` for each head.
+      rows: Tree of arrays `[n, ...]`.
+      shared: Tree of arrays, whole in every block.
+      heads: What makes logits of hidden states.
+
+    Returns:
+      A scalar.
+    """
+
+    def block(tokens, common):
+        (hidden, rows), (heads, shared) = tokens, common
+        return (), jnp.sum(f(_logits(hidden, heads), rows, shared))
+
+    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile))[1]
+
+
+def _over_tokens_jvp(f, tile, primals, tangents):
+    moves = jax.tree.map(lambda m: None if isinstance(m, SymbolicZero) or m.dtype == float0 else m, tangents)
+    moved = jax.tree.map(lambda m: m is not None, moves, is_leaf=lambda m: m is None)
+    value, slopes = _gradient(f, tile, moved, *primals)
     terms = [jnp.sum(s * m.astype(s.dtype)) for s, m in zip(slopes, jax.tree.leaves(moves), strict=True)]
     return value, reduce(jnp.add, terms, jnp.zeros_like(value))
 
 
 over_tokens.defjvp(_over_tokens_jvp, symbolic_zeros=True)
+
+
+def of_each_token(
+    f: Loss, tile: int | None, hidden: tuple[jax.Array, ...], rows: Any, shared: Any, heads: tuple[Head, ...]
+) -> Any:
+    """What `f` returns: arrays with one entry for each token.
+
+    The gradient makes each block of logits a second time. It is for reverse mode alone: in forward mode a gradient of
+    an embedding could not be added up in place.
+    """
+    return _of_each_token(f, tile, *varying((hidden, rows, shared, heads)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _of_each_token(f, tile, hidden, rows, shared, heads):
+    def block(tokens, common):
+        (hidden, rows), (heads, shared) = tokens, common
+        return f(_logits(hidden, heads), rows, shared), ()
+
+    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile))[0]
+
+
+@jax.tree_util.register_static
+class _Flags(tuple):
+    """Which arrays are differentiated; a part of the structure of a tree."""
+
+
+def _of_each_token_forward(f, tile, *arguments):
+    flags = _Flags(x.perturbed and jnp.issubdtype(x.value.dtype, jnp.floating) for x in jax.tree.leaves(arguments))
+    values = jax.tree.map(lambda x: x.value, arguments)
+    return _of_each_token(f, tile, *values), (values, flags)
+
+
+def _of_each_token_backward(f, tile, saved, pulls):
+    (hidden, rows, shared, heads), flags = saved
+    leaves, form = jax.tree.flatten((hidden, rows, shared, heads))
+    moved = form.unflatten(flags)
+    pulled = [not isinstance(x, SymbolicZero) and x.dtype != float0 for x in jax.tree.leaves(pulls)]
+    pulls, _ = chosen(pulls, pulled)
+
+    def loss(logits, rows, shared):
+        rows, pulls = rows
+        found, _ = chosen(f(logits, rows, shared), pulled)
+        return reduce(jnp.add, map(scaled, pulls, found))
+
+    moved = (moved[0], (moved[1], [False] * len(pulls)), *moved[2:])
+    _, slopes = _gradient(loss, tile, moved, hidden, (rows, pulls), shared, heads)
+    slopes = iter(slopes)
+    return form.unflatten([next(slopes).astype(x.dtype) if on else None for x, on in zip(leaves, flags, strict=True)])
+
+
+_of_each_token.defvjp(_of_each_token_forward, _of_each_token_backward, symbolic_zeros=True)
 
 
 def _placed(states: jax.Array, head: Head) -> tuple[jax.Array, Head]:

@@ -277,7 +277,7 @@ def _odds(logits: jax.Array, labels: jax.Array):
 
     Counted from the best rival: its gap to the label is rounded once a row, those that matter in the sum are small.
     """
-    chosen = _own(logits, labels)
+    logits, chosen = lax.optimization_barrier((logits, _own(logits, labels)))  # rivals may take the place of logits
     others = rivals(logits, labels)
     best = jnp.max(others, axis=-1, keepdims=True)
     alone = jnp.where(jnp.isneginf(chosen), jnp.zeros_like(chosen), chosen)
@@ -291,6 +291,18 @@ def _odds(logits: jax.Array, labels: jax.Array):
 def _inverse_total(others: jax.Array, wrong: jax.Array, share: jax.Array) -> jax.Array:
     """What turns the masses of `_odds` into probabilities."""
     return divide(jnp.where(wrong, jnp.ones_like(share), share), jnp.where(wrong, others + share, 1.0 + others * share))
+
+
+def _surprise(others: jax.Array, gap: jax.Array, wrong: jax.Array, share: jax.Array) -> jax.Array:
+    """-log of the label's probability, of the sums of `_odds`."""
+    odds = jnp.where(wrong, jnp.maximum(others - 1.0, 0.0) + share, others * share)
+    return (jnp.maximum(gap, 0.0) + jnp.log1p(odds))[..., 0]
+
+
+def _miss(others: jax.Array, wrong: jax.Array, share: jax.Array) -> jax.Array:
+    """1 less the label's probability, of the sums of `_odds`."""
+    miss = others * _inverse_total(others, wrong, share)
+    return jnp.where(wrong & (others == 0), jnp.ones_like(miss), miss)[..., 0]
 
 
 @jax.custom_jvp
@@ -309,26 +321,23 @@ def label_surprise(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       Float `[...]`, never negative.
     """
-    _, others, gap, wrong, share = _odds(logits, labels)
-    odds = jnp.where(wrong, jnp.maximum(others - 1.0, 0.0) + share, others * share)
-    return (jnp.maximum(gap, 0.0) + jnp.log1p(odds))[..., 0]
+    return _surprise(*_odds(logits, labels)[1:])
 
 
 @label_surprise.defjvp
 def _(primals, tangents):
     logits, labels = primals
-    mass, others, _, wrong, share = _odds(logits, labels)
+    mass, others, gap, wrong, share = _odds(logits, labels)
     inverse = _inverse_total(others, wrong, share)
     slope = jnp.where(one_hot(labels, logits), -(others * inverse), mass * inverse)
-    return label_surprise(logits, labels), jnp.sum(slope * tangents[0], axis=-1)
+    return _surprise(others, gap, wrong, share), jnp.sum(slope * tangents[0], axis=-1)
 
 
 @jax.custom_jvp
 def label_miss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """1 - softmax(logits)[label] of each row, with all its digits also when the row is confident."""
     _, others, _, wrong, share = _odds(logits, labels)
-    miss = others * _inverse_total(others, wrong, share)
-    return jnp.where(wrong & (others == 0), jnp.ones_like(miss), miss)[..., 0]
+    return _miss(others, wrong, share)
 
 
 @label_miss.defjvp

@@ -59,6 +59,11 @@ def product(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum("ni,nj->ij", x, y, out_sharding=spec if explicit() else None)
 
 
+def inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Inner products `[n, m]` of rows `[n, d]` and `[m, d]`; for `x @ y.T` XLA would hold a transposed y in a loop."""
+    return jnp.einsum("nd,md->nm", x, y)
+
+
 def _blocks(rows: Any, n: int, steps: int) -> Any:
     """Rows `[n, ...]` as `[steps, size, ...]`.
 
@@ -89,14 +94,24 @@ def _joined(each: Any, n: int) -> Any:
     return jax.tree.map(join, each)
 
 
-def constant(fill: float, like: Any, *trees: Any) -> jax.Array:
-    """An array where a loop starts. Inside `shard_map` its type must say on which devices it will differ.
+def _nothing(dtype: Any, *trees: Any) -> jax.Array:
+    """0, by sums of nothing: inside `shard_map` its type says on which devices the arrays differ."""
+    nothing = [jnp.sum(x[:0].astype(dtype)) for x in jax.tree.leaves(trees) if x.ndim]
+    return reduce(jnp.add, nothing, jnp.zeros((), dtype))
 
-    So do the types of what it is made from, here by sums of nothing.
-    """
-    nothing = [jnp.sum(x[:0].astype(like.dtype)) for x in jax.tree.leaves(trees) if x.ndim]
+
+def constant(fill: float, like: Any, *trees: Any) -> jax.Array:
+    """An array where a loop starts. Inside `shard_map` its type must say on which devices it will differ."""
     start = jnp.full(like.shape, fill, like.dtype)
-    return reduce(jnp.add, nothing, spread_like(start, like) if isinstance(like, jax.Array) else start)
+    return (spread_like(start, like) if isinstance(like, jax.Array) else start) + _nothing(like.dtype, *trees)
+
+
+def varying(tree: Any) -> Any:
+    """The arrays; inside `shard_map` the type of each float says on which devices any of them differ."""
+    mesh = get_abstract_mesh()
+    if mesh.empty or AxisType.Manual not in mesh.axis_types:
+        return tree
+    return jax.tree.map(lambda x: x + _nothing(x.dtype, tree) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
 
 def by_rows(
@@ -152,6 +167,20 @@ def by_rows(
     return _joined(each, n), sums
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def as_it_is(f: Callable[..., Any], *arguments: Any) -> Any:
+    """`f` of the arguments, inside a derivative rule that needs only its value.
+
+    JAX would take what does not change out of the loops of `f`, and hold blocks of zeros.
+    """
+    return f(*arguments)
+
+
+@as_it_is.defjvp
+def _(f, primals, tangents):
+    return jax.jvp(f, primals, tangents)
+
+
 def chosen(tree: Any, keep: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
     """The leaves where the leaves of `keep` are true, and what puts others in their place."""
     leaves, form = jax.tree.flatten(tree)
@@ -205,7 +234,8 @@ def _(f, width, tile, primals, tangents):
         (total, each), (by_row, by_all) = g(own, common)
         return (each, by_row), (total, by_all)
 
-    (each, by_row), (total, by_all) = by_rows(with_gradient, *primals, width=width, tile=tile)
+    run = partial(by_rows, with_gradient, width=width, tile=tile)
+    (each, by_row), (total, by_all) = as_it_is(run, *primals)
     moves = [dx for dx in jax.tree.leaves(tangents) if dx.dtype != jax.dtypes.float0]
     parts = [jnp.sum(slope * dx) for slope, dx in zip((*by_row, *by_all), moves, strict=True)]
     return (total, each), (reduce(jnp.add, parts), 0.0 * each)

@@ -15,7 +15,7 @@ from lossax import _check, _coupled
 from lossax._coupled import Elements, Similarity, everyone, prepared, scores
 from lossax._numerics import divide, log_partition
 from lossax._reduction import masked, reduce, unit_weights
-from lossax._tile import by_rows, gathered, logsumexps, over_sets, spread_like
+from lossax._tile import by_rows, gathered, inner, logsumexps, over_sets, spread_like
 from lossax._types import Reduction
 
 
@@ -33,7 +33,7 @@ def _more(negatives, negatives_where, similarity: Similarity, like: jax.Array):
 
 def _own_and_scores(rows: Elements, columns: Elements) -> tuple[jax.Array, jax.Array]:
     """`scores`, and before it the similarity of each row to its own column."""
-    every = rows.embeddings @ columns.embeddings.T
+    every = inner(rows.embeddings, columns.embeddings)
     own = rows.places[:, None] == columns.places[None, :]
     own = jnp.sum(jnp.where(own, every, jnp.zeros_like(every)), axis=-1)
     return own, jnp.where(_coupled.pairs(rows, columns), every, -jnp.inf)
