@@ -158,6 +158,11 @@ def fraction(**values: Any) -> None:
     _values("in [0, 1]", lambda v: (v >= 0) & (v <= 1), values)
 
 
+def flip(**values: Any) -> None:
+    """Raises unless every known value is in [0, 1/2): the probability that a label is wrong."""
+    _values("in [0, 0.5)", lambda v: (v >= 0) & (v < 0.5), values)
+
+
 def decay(**values: Any) -> None:
     """Raises unless every known value is in [0, 1): the share of the past that an average keeps."""
     _values("in [0, 1)", lambda v: (v >= 0) & (v < 1), values)
@@ -254,6 +259,18 @@ def indices(size: int, **arrays: jax.Array) -> jax.Array:
         if wrong.any():
             raise ValueError(f"{name} must be in [0, {size}), got {known[wrong].flat[0]}")
     return (array >= 0) & (array < size)
+
+
+def distinct(keep: jax.Array, **arrays: jax.Array) -> jax.Array:
+    """Whether no index of a row `[..., k]` that is kept is there twice, `[..., 1]`; raises where one known now is."""
+    ((name, array),) = arrays.items()
+    places = jnp.arange(array.shape[-1], dtype=array.dtype).reshape((1,) * (array.ndim - 1) + (-1,))
+    ordered = jnp.sort(jnp.where(keep, array, ~places), axis=-1)  # others below 0, each once
+    again = ordered[..., 1:] == ordered[..., :-1]
+    known = concrete(again)
+    if known is not None and known.any():
+        raise ValueError(f"{name} must name each class once, got {np.asarray(ordered)[..., 1:][known][0]} twice")
+    return ~jnp.any(again, axis=-1, keepdims=True)
 
 
 def position(size: int, **values: Any) -> None:

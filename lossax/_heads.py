@@ -72,7 +72,8 @@ def made(hidden: Any, embedding: Any, bias: Any, prefix: str = "") -> Head:
     (size, given), (shape, dtype) = _check.spec(hidden), _check.spec(embedding)
     if len(shape) != 2 or shape[0] != size[-1]:
         raise ValueError(f"{other} must be [{size[-1]}, classes] for {own}{list(size)}, got {list(shape)}")
-    dtype = jnp.promote_types(given, dtype)
+    given, dtype = map(jax.dtypes.canonicalize_dtype, (given, dtype))
+    dtype = dtype if given == dtype else jnp.promote_types(*map(_numerics.wide_dtype, (given, dtype)))
     if bias is None:
         bias = jnp.zeros(shape[1], _numerics.wide_dtype(dtype))
     else:
@@ -205,10 +206,10 @@ def over_tokens(
 
 
 def _over_tokens_jvp(f, tile, primals, tangents):
-    moves = jax.tree.map(lambda m: None if isinstance(m, SymbolicZero) or m.dtype == float0 else m, tangents)
-    moved = jax.tree.map(lambda m: m is not None, moves, is_leaf=lambda m: m is None)
+    moved = jax.tree.map(lambda m: not isinstance(m, SymbolicZero) and m.dtype != float0, tangents)
     value, slopes = _gradient(f, tile, moved, *primals)
-    terms = [jnp.sum(s * m.astype(s.dtype)) for s, m in zip(slopes, jax.tree.leaves(moves), strict=True)]
+    moves = compress(jax.tree.leaves(tangents), jax.tree.leaves(moved))
+    terms = [jnp.sum(s * m.astype(s.dtype)) for s, m in zip(slopes, moves, strict=True)]
     return value, reduce(jnp.add, terms, jnp.zeros_like(value))
 
 

@@ -85,11 +85,15 @@ def _at(x: jax.Array, index: np.ndarray) -> jax.Array:
     return jnp.repeat(x, np.bincount(index), axis=-1, total_repeat_length=len(index))
 
 
-def _weighted_transport(x: jax.Array, y: jax.Array, of_x: jax.Array, of_y: jax.Array, p: jax.Array) -> jax.Array:
-    """The same for points `[n]` and `[m]` with weights: the pieces are those between the steps of both quantiles."""
+def plan(x: jax.Array, y: jax.Array, of_x: jax.Array, of_y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Who meets whom of points `[n]` and `[m]` with weights, in order: a piece between the steps of both quantiles.
+
+    Returns:
+      The points of both that meet in each piece, and its share, `[n + m]`.
+    """
 
     def steps(points, weights):
-        points, weights = in_order(0.5 * points, weights)
+        points, weights = in_order(points, weights)
         total = jnp.cumsum(weights)
         return points, divide(total, total[-1])
 
@@ -101,7 +105,13 @@ def _weighted_transport(x: jax.Array, y: jax.Array, of_x: jax.Array, of_y: jax.A
     def met(points, own):  # how many steps lie before the piece; pieces without length may be anywhere
         return points[jnp.minimum(jnp.cumsum(own) - own, len(points) - 1)]
 
-    return jnp.sum(_cost(met(x, of_first) - met(y, 1 - of_first), share, p))
+    return met(x, of_first), met(y, 1 - of_first), share
+
+
+def _weighted_transport(x: jax.Array, y: jax.Array, of_x: jax.Array, of_y: jax.Array, p: jax.Array) -> jax.Array:
+    """The same for points `[n]` and `[m]` with weights."""
+    x, y, share = plan(0.5 * x, 0.5 * y, of_x, of_y)
+    return jnp.sum(_cost(x - y, share, p))
 
 
 def wasserstein(

@@ -4,8 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from lossax import _check
+from lossax._numerics import scaled
 from lossax._reduction import masked
 
 
@@ -19,6 +21,21 @@ def existing(array: jax.Array, event: int = 1, **where: Any) -> tuple[jax.Array,
     (array,) = masked(given, array, event=event)
     one = array[..., 0] if event else array
     return array, masked(given, jnp.ones_like(one, bool))[0]  # sharded like the array
+
+
+def recursion(decay: jax.Array, x: jax.Array, last: jax.Array | None = None) -> jax.Array:
+    """y_t = x_t + decay_t y_(t + 1) along the last axis, from its end, behind which there is `last`, or 0.
+
+    A decay of 0 cuts: whatever there is behind it, NaN too.
+    """
+
+    def join(later: tuple[jax.Array, jax.Array], own: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return own[0] * later[0], own[1] + scaled(own[0], later[1])
+
+    if 0 in x.shape:
+        return x
+    product, total = lax.associative_scan(join, (decay, x), reverse=True, axis=x.ndim - 1)
+    return total if last is None else total + scaled(product, jnp.zeros_like(x) + last[..., None])
 
 
 def chain(

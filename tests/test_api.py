@@ -25,6 +25,7 @@ LAYERS = {
     "_excess": 1,
     "_exponents": 1,
     "_numerics": 1,
+    "_ratios": 1,
     "_hyper": 1,
     "_running": 1,
     "_special": 1,
@@ -41,10 +42,13 @@ LAYERS = {
     "_progress": 2,
     "_assemble": 2,
     "_coupled": 2.25,
+    "_distilled": 2.25,
     "_mining": 2.4,
     "_heads": 2.25,
+    "_importance": 2.25,
     "_ranking": 2.5,
     "_sampled": 2.25,  # masks
+    "_preferences": 2.25,  # masks
     "_sequences": 2.25,
     "activations": 2.5,  # on the mechanisms, under the losses
     "targets": 2.5,

@@ -13,6 +13,8 @@ from lossax.activations._ordinal import ordinal_labels as ordinal_labels
 from lossax.activations._ordinal import ordinal_probabilities as ordinal_probabilities
 from lossax.activations._quantiles import monotone_quantiles as monotone_quantiles
 from lossax.activations._routing import expert_loads as expert_loads
+from lossax.activations._sequences import SequenceLogProbs as SequenceLogProbs
+from lossax.activations._sequences import sequence_log_probs as sequence_log_probs
 from lossax.activations._similarities import angle_similarity as angle_similarity
 from lossax.activations._similarities import cosine_similarity as cosine_similarity
 from lossax.activations._sparse import entmax as entmax

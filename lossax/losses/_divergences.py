@@ -1,188 +1,19 @@
-"""Divergences between distributions: one unit per row; the classes are the last axis.
+"""Divergences between distributions: one unit per row; the classes are the last axis."""
 
-Each is a sum over the classes of a function of two masses and of their ratio. The ratio is where digits are lost when
-the distributions are close, so it is worked out once, in `_pair`, and everything below is written in terms of it.
-"""
-
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
-from lossax import _check, _numerics
-from lossax._numerics import atanh_tail, divide, log_ratio, scaled, x_minus_log1p
+from lossax import _check, _numerics, _ratios
+from lossax._numerics import atanh_tail, divide, scaled
+from lossax._ratios import Pair, Values
 from lossax._reduction import masked, reduce
 from lossax._special import relative_expm1
 from lossax._types import Reduction
 
 Of = Literal["probabilities", "logits"]
-
-
-class _Pair(NamedTuple):
-    """Estimate q and truth t of each class, how far apart they are, and the logarithm of their ratio."""
-
-    q: jax.Array
-    t: jax.Array
-    gap: jax.Array  # t - q
-    log: jax.Array  # log(t / q), and 0 where both are 0
-    by_log: bool  # whether slopes are those by log q and log t, or by q and t
-
-    def swapped(self) -> "_Pair":
-        return _Pair(self.t, self.q, -self.gap, -self.log, self.by_log)
-
-    def times(self, mass: jax.Array, slope: jax.Array) -> jax.Array:
-        """The slope by a mass, whichever way slopes are meant."""
-        return scaled(mass, slope) if self.by_log else slope
-
-    def over(self, mass: jax.Array, product: jax.Array) -> jax.Array:
-        """`times`, given the product of mass and slope."""
-        return product if self.by_log else divide(product, mass)
-
-
-_Values = tuple[jax.Array, jax.Array, jax.Array]  # of a row, and slopes of its classes by q and by t
-
-
-def _log(q: jax.Array, t: jax.Array) -> jax.Array:
-    """log(t / q), and 0 where both are 0."""
-    both = (q > 0) & (t > 0)
-    one = jnp.ones_like(q)
-    edge = jnp.where(q > 0, -jnp.inf * one, jnp.where(t > 0, jnp.inf * one, jnp.zeros_like(q)))
-    log = jnp.where(both, log_ratio(jnp.where(both, t, one), jnp.where(both, q, one)), edge)
-    return jnp.where(jnp.isnan(q + t), jnp.nan, log)
-
-
-def _gap(q: jax.Array, t: jax.Array, log: jax.Array) -> jax.Array:
-    """t - q with the digits of the ratio."""
-    small = jnp.abs(log) < 1.0
-    rise = jnp.expm1(jnp.where(small, -jnp.abs(log), jnp.zeros_like(log)))
-    return jnp.where(small, jnp.where(log > 0, -t * rise, q * rise), t - q)
-
-
-def _surprises(logits: jax.Array) -> jax.Array:
-    """-log softmax, infinite for classes that do not exist and finite for all others."""
-    surprise = _numerics.surprises(logits)
-    p, _ = _numerics.softmax_pair(logits)
-    largest = jnp.full_like(surprise, jnp.finfo(surprise.dtype).max)
-    surprise = jnp.where((p == 0) & (surprise == 0), largest, surprise)  # a gap that has overflowed
-    return jnp.where(jnp.isneginf(logits), jnp.inf * jnp.ones_like(surprise), surprise)
-
-
-def _centred(q: jax.Array, x: jax.Array) -> jax.Array:
-    return x - jnp.sum(q * x, axis=-1, keepdims=True)
-
-
-@jax.custom_jvp
-def _of_logits(z: jax.Array, s: jax.Array) -> tuple[jax.Array, ...]:
-    """The pair of softmax(z) and softmax(s).
-
-    Where the rows are close, the ratio is that of their difference d, as d - log sum q exp(d): the same whatever is
-    added to d, so d is centred, with the rounding error of the difference put back after that.
-    """
-    (q, _), (t, _) = _numerics.softmax_pair(z), _numerics.softmax_pair(s)
-    zero = jnp.zeros_like(q)
-    d = s - z
-    known = jnp.isfinite(d)
-    back = d + z
-    rest = (s - back) + ((back - d) - z)
-    rest = jnp.where(jnp.isfinite(rest), rest, zero)
-    d = _centred(q, _centred(q, jnp.where(known, d, zero)) + rest)
-    gone = jnp.isneginf(s)
-    close = jnp.all(gone | (known & (d < 60.0)), axis=-1, keepdims=True)
-    d = jnp.where(gone | ~close, zero, d)
-    near = d - jnp.log1p(jnp.sum(q * jnp.where(gone, -1.0 + zero, jnp.expm1(d)), axis=-1, keepdims=True))
-    surprise, other = _surprises(z), _surprises(s)
-    same = surprise == other
-    far = jnp.where(same, zero, surprise - jnp.where(same, zero, other))
-    log = jnp.where(close & ~gone, near, far)
-    return q, t, _gap(q, t, log), log
-
-
-@_of_logits.defjvp
-def _(primals, tangents):
-    pair = _of_logits(*primals)
-    return pair, _share_tangents(pair, *tangents)
-
-
-def _share_tangents(pair: tuple[jax.Array, ...], dz: jax.Array, ds: jax.Array) -> tuple[jax.Array, ...]:
-    """Tangents of normalised masses, from those of their logarithms before they were normalised."""
-    q, t, _, log = pair
-    dz, ds = _centred(q, dz), _centred(t, ds)
-    dq, dt = q * dz, t * ds
-    return dq, dt, dt - dq, jnp.where(jnp.isfinite(log), ds - dz, jnp.zeros_like(log))
-
-
-@jax.custom_jvp
-def _of_masses(q: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
-    """The pair of q / sum q and t / sum t, without a rounding of either that would hide how close they are."""
-    total, other = jnp.sum(q, axis=-1, keepdims=True), jnp.sum(t, axis=-1, keepdims=True)
-    excess = divide(jnp.sum(t - q, axis=-1, keepdims=True), total)
-    near = jnp.abs(excess) < 0.5
-    shift = jnp.where(near, jnp.log1p(jnp.where(near, excess, jnp.zeros_like(excess))), _log(total, other))
-    log = _log(q, t)
-    log = jnp.where(jnp.isfinite(log) & jnp.isfinite(shift) & (q > 0), log - shift, log)
-    q, t = divide(q, total), divide(t, other)
-    return q, t, _gap(q, t, log), log
-
-
-@_of_masses.defjvp
-def _(primals, tangents):
-    pair = _of_masses(*primals)
-    return pair, _share_tangents(pair, *(divide(dx, x) for x, dx in zip(primals, tangents, strict=True)))
-
-
-def _pair(kind: str, q: jax.Array, t: jax.Array) -> _Pair:
-    """Of probabilities as they are, of masses (which are normalised), or of logits."""
-    if kind == "probabilities":
-        return _Pair(q, t, t - q, _log(q, t), by_log=False)
-    return _Pair(*(_of_logits if kind == "logits" else _of_masses)(q, t), by_log=True)
-
-
-def _known(slope: jax.Array) -> jax.Array:
-    """A slope that is infinite counts as 0."""
-    return jnp.where(jnp.isfinite(slope), slope, jnp.zeros_like(slope))
-
-
-def _others(x: jax.Array) -> jax.Array:
-    """The sum over all other classes, of each class; exact where one is larger than all others."""
-    top = _numerics.one_hot(jnp.argmax(jnp.abs(x), axis=-1), x)
-    below = jnp.sum(jnp.where(top, jnp.zeros_like(x), x), axis=-1, keepdims=True)
-    largest = jnp.sum(jnp.where(top, x, jnp.zeros_like(x)), axis=-1, keepdims=True)
-    return jnp.where(top, below, largest + (below - x))
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _divergence(
-    terms: Callable[..., _Values], kind: str, predictions: jax.Array, targets: jax.Array, *hyper: jax.Array
-) -> jax.Array:
-    """The value of each row: one derivative for all divergences and kinds, from slopes that do not cancel."""
-    return terms(_pair(kind, predictions, targets), *hyper)[0]
-
-
-def _divergence_jvp(terms, kind, primals, tangents):
-    rows, hyper = primals[:2], primals[2:]
-    pair = _pair(kind, *rows)
-    value, *slopes = terms(pair, *hyper)
-    tangent = jnp.zeros_like(value)
-    for row, mass, slope, change in zip(rows, pair[:2], map(_known, slopes), tangents[:2], strict=True):
-        if isinstance(change, SymbolicZero):
-            continue
-        if kind != "probabilities":  # slope - mass * its sum, without a cancellation where one mass is nearly 1
-            slope = slope * _others(mass) - mass * _others(slope)
-        if kind == "masses":
-            slope = _known(divide(slope, row))
-        tangent = tangent + jnp.sum(slope * change, axis=-1)
-    for i, change in enumerate(tangents[2:]):
-        if not isinstance(change, SymbolicZero):
-            units = tuple(jnp.ones_like(x) if i == j else jnp.zeros_like(x) for j, x in enumerate(hyper))
-            tangent = tangent + _known(jax.jvp(lambda *h: terms(pair, *h)[0], hyper, units)[1]) * change
-    return value, tangent
-
-
-_divergence.defjvp(_divergence_jvp, symbolic_zeros=True)
 
 
 def _rows(where: Any, predictions: Any, targets: Any, of: str) -> tuple[jax.Array, jax.Array]:
@@ -197,21 +28,6 @@ def _rows(where: Any, predictions: Any, targets: Any, of: str) -> tuple[jax.Arra
         predictions = _check.domain("nonnegative", lambda p: p >= 0, predictions=predictions)
         targets = _check.domain("nonnegative", lambda p: p >= 0, targets=targets)
     return predictions, targets
-
-
-def _kl(pair: _Pair) -> _Values:
-    """Sum of t log(t / q) - t + q, none of which is negative."""
-    q, t, gap, log, _ = pair
-    x = divide(-gap, t)
-    near = (t > 0) & (x >= -0.5) & (x <= 1.0)
-    close = t * x_minus_log1p(jnp.where(near, x, jnp.zeros_like(x)))
-    terms = jnp.where(near, close, scaled(t, log) - gap)
-    return jnp.sum(terms, axis=-1), pair.over(q, -gap), pair.times(t, log)
-
-
-def _reverse_kl(pair: _Pair) -> _Values:
-    value, by_t, by_q = _kl(pair.swapped())
-    return value, by_q, by_t
 
 
 def kl_divergence(
@@ -269,14 +85,14 @@ def kl_divergence(
       in a neural network*, 2015.
     """
     predictions, targets = _rows(where, predictions, targets, of)
-    values = _divergence(_reverse_kl if reverse else _kl, of, predictions, targets)
+    values = _ratios.divergence(_ratios.reverse_kl if reverse else _ratios.kl, of, predictions, targets)
     return reduce(values, where, weights, reduction)
 
 
-def _jeffreys(pair: _Pair) -> _Values:
-    q, t, gap, log, _ = pair
-    by_q = -(pair.times(q, log) + pair.over(q, gap))
-    return jnp.sum(scaled(gap, log), axis=-1), by_q, pair.times(t, log) + pair.over(t, gap)
+def _jeffreys(pair: Pair) -> Values:
+    q, t, gap, log, *_ = pair
+    by_q = -(pair.times(q, pair.from_q) + pair.over(q, gap))
+    return jnp.sum(scaled(gap, log), axis=-1), by_q, pair.times(t, pair.from_t) + pair.over(t, gap)
 
 
 def jeffreys(
@@ -330,26 +146,7 @@ def jeffreys(
       regularized dropout for neural networks*, 2021.
     """
     predictions, targets = _rows(where, predictions, targets, of)
-    return reduce(_divergence(_jeffreys, of, predictions, targets), where, weights, reduction)
-
-
-def _to_mixture(mass: jax.Array, excess: jax.Array, mixture: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The term of KL(mass || mixture), where mixture = mass + excess, and log(mass / mixture)."""
-    x = divide(excess, mass)
-    near = (mass > 0) & (x >= -0.5) & (x <= 1.0)
-    x = jnp.where(near, x, jnp.zeros_like(x))
-    far = _log(mixture, mass)
-    value = jnp.where(near, mass * x_minus_log1p(x), scaled(mass, far) + excess)
-    return value, jnp.where(near, -jnp.log1p(x), far)
-
-
-def _jensen_shannon(pair: _Pair, share: jax.Array, rest: jax.Array) -> _Values:
-    q, t, gap, _, _ = pair
-    mixture = share * t + rest * q
-    of_t, log_t = _to_mixture(t, -rest * gap, mixture)
-    of_q, log_q = _to_mixture(q, share * gap, mixture)
-    value = jnp.sum(scaled(share, of_t) + scaled(rest, of_q), axis=-1)
-    return value, pair.times(q, scaled(rest, log_q)), pair.times(t, scaled(share, log_t))
+    return reduce(_ratios.divergence(_jeffreys, of, predictions, targets), where, weights, reduction)
 
 
 def jensen_shannon(
@@ -400,13 +197,13 @@ def jensen_shannon(
     predictions, targets = _rows(where, predictions, targets, of)
     # 1 - share before it is rounded to the dtype of the predictions.
     _, share, rest = masked(None, predictions, share, 1.0 - share)
-    values = _divergence(_jensen_shannon, of, predictions, targets, share, rest)
+    values = _ratios.divergence(_ratios.mixed, of, predictions, targets, share, rest, share, rest)
     return reduce(values, where, weights, reduction)
 
 
-def _tilted(pair: _Pair, alpha: jax.Array, rest: jax.Array) -> tuple[jax.Array, ...]:
+def _tilted(pair: Pair, alpha: jax.Array, rest: jax.Array) -> tuple[jax.Array, ...]:
     """t^alpha q^(1 - alpha), and what it is over q and over t if slopes are by these."""
-    q, t, _, log, _ = pair
+    q, t, _, log, *_ = pair
     tiny = jnp.finfo(q.dtype).tiny
     inside = (q >= tiny) & (t >= tiny)
     ratio = jnp.where(inside, t / jnp.where(inside, q, jnp.ones_like(q)), jnp.ones_like(q))
@@ -427,13 +224,13 @@ def _growth(x: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Array]:
     return near, x * relative_expm1(jnp.where(near, step, jnp.zeros_like(step)))
 
 
-def _alpha(pair: _Pair, alpha: jax.Array, rest: jax.Array) -> _Values:
+def _alpha(pair: Pair, alpha: jax.Array, rest: jax.Array) -> Values:
     r"""Sum of (t^a q^(1 - a) - a t + (a - 1) q) / (a (a - 1)), smooth in a, through 0 and 1 too.
 
     With r = log(t / q) and E(a) = (exp(a r) - 1) / a the slopes are -E(a) and E(a - 1), and so the value is the sum of
     t E(a - 1) - q E(a); where these nearly cancel, a series of q r^2.
     """
-    q, t, _, log, _ = pair
+    q, t, _, log, *_ = pair
     mass, of_q, of_t = _tilted(pair, alpha, rest)
     one = jnp.ones_like(q)
     nonzero, nonone = jnp.where(alpha == 0, 1.0, alpha), jnp.where(rest == 0, 1.0, rest)
@@ -509,17 +306,17 @@ def alpha_divergence(
     _check.number(alpha=alpha)
     predictions, targets = _rows(where, predictions, targets, of)
     _, alpha, rest = masked(None, predictions, alpha, 1.0 - alpha)
-    values = _divergence(_alpha, of, predictions, targets, alpha, rest)
+    values = _ratios.divergence(_alpha, of, predictions, targets, alpha, rest)
     return reduce(values, where, weights, reduction)
 
 
-def _renyi(pair: _Pair, alpha: jax.Array, rest: jax.Array) -> _Values:
+def _renyi(pair: Pair, alpha: jax.Array, rest: jax.Array) -> Values:
     r"""log S / (a - 1) with S = sum t^a q^(1 - a), of normalised masses.
 
     Where S is near 1 it comes from S - 1 = a (a - 1) A with the divergence A above; elsewhere from S itself, and
     where that leaves the range of the dtype from the logarithms of its terms.
     """
-    q, t, _, log, _ = pair
+    q, t, _, log, *_ = pair
     value, by_q, by_t = _alpha(pair, alpha, rest)
     excess = -rest * alpha * value
     near = (excess >= -0.5) & (excess <= 1.0)
@@ -600,12 +397,12 @@ def renyi(
     predictions, targets = _rows(where, predictions, targets, of)
     _, alpha, rest = masked(None, predictions, alpha, 1.0 - alpha)
     kind = "logits" if of == "logits" else "masses"
-    values = _divergence(_renyi, kind, predictions, targets, alpha, rest)
+    values = _ratios.divergence(_renyi, kind, predictions, targets, alpha, rest)
     return reduce(values, where, weights, reduction)
 
 
-def _squared_hellinger(pair: _Pair) -> _Values:
-    q, t, gap, _, _ = pair
+def _squared_hellinger(pair: Pair) -> Values:
+    q, t, gap, *_ = pair
     root_q, root_t = _numerics.sqrt(q), _numerics.sqrt(t)
     root = divide(gap, root_q + root_t)
     by_q, by_t = pair.over(q, -0.5 * root * root_q), pair.over(t, 0.5 * root * root_t)
@@ -655,14 +452,8 @@ def hellinger(
       Hellinger, *Neue Begründung der Theorie quadratischer Formen von unendlichvielen Veränderlichen*, 1909.
     """
     predictions, targets = _rows(where, predictions, targets, of)
-    values = _divergence(_squared_hellinger, of, predictions, targets)
+    values = _ratios.divergence(_squared_hellinger, of, predictions, targets)
     return reduce(values if squared else _numerics.sqrt(values), where, weights, reduction)
-
-
-def _total_variation(pair: _Pair) -> _Values:
-    q, t, gap, _, _ = pair
-    side = 0.5 * jnp.sign(gap)
-    return 0.5 * jnp.sum(jnp.abs(gap), axis=-1), pair.times(q, -side), pair.times(t, side)
 
 
 def total_variation(
@@ -705,18 +496,18 @@ def total_variation(
       Levin, Peres and Wilmer, *Markov chains and mixing times*, 2009.
     """
     predictions, targets = _rows(where, predictions, targets, of)
-    return reduce(_divergence(_total_variation, of, predictions, targets), where, weights, reduction)
+    return reduce(_ratios.divergence(_ratios.total_variation, of, predictions, targets), where, weights, reduction)
 
 
-def _chi_squared(pair: _Pair) -> _Values:
-    q, t, gap, _, _ = pair
+def _chi_squared(pair: Pair) -> Values:
+    q, t, gap, *_ = pair
     excess = divide(gap, q)
     excess = jnp.where((q == 0) & (gap != 0), jnp.inf * jnp.ones_like(q), excess)
     by_q = pair.over(q, -gap * (2.0 + excess))
     return jnp.sum(scaled(gap, excess), axis=-1), by_q, pair.times(t, 2.0 * excess)
 
 
-def _reverse_chi_squared(pair: _Pair) -> _Values:
+def _reverse_chi_squared(pair: Pair) -> Values:
     value, by_t, by_q = _chi_squared(pair.swapped())
     return value, by_q, by_t
 
@@ -767,5 +558,5 @@ def chi_squared(
       arisen from random sampling*, 1900; Neyman, *Contribution to the theory of the chi-squared test*, 1949.
     """
     predictions, targets = _rows(where, predictions, targets, of)
-    values = _divergence(_reverse_chi_squared if reverse else _chi_squared, of, predictions, targets)
+    values = _ratios.divergence(_reverse_chi_squared if reverse else _chi_squared, of, predictions, targets)
     return reduce(values, where, weights, reduction)

@@ -1,5 +1,7 @@
 """What is reported and not trained: no gradients, otherwise arguments and reductions are those of losses."""
 
+from lossax.metrics._policy import policy_statistics as policy_statistics
+from lossax.metrics._preference import preference_statistics as preference_statistics
 from lossax.metrics._ranking import average_precision as average_precision
 from lossax.metrics._ranking import average_precision_at_r as average_precision_at_r
 from lossax.metrics._ranking import dcg as dcg

@@ -9,6 +9,9 @@ from lossax.objectives._centering import centering as centering
 from lossax.objectives._centers import CentersState as CentersState
 from lossax.objectives._centers import centers as centers
 from lossax.objectives._deep_supervision import deep_supervision as deep_supervision
+from lossax.objectives._dynamic_beta import DynamicBeta as DynamicBeta
+from lossax.objectives._dynamic_beta import DynamicBetaState as DynamicBetaState
+from lossax.objectives._dynamic_beta import dynamic_beta as dynamic_beta
 from lossax.objectives._early_learning import EarlyLearningState as EarlyLearningState
 from lossax.objectives._early_learning import early_learning as early_learning
 from lossax.objectives._flexmatch import FlexmatchState as FlexmatchState
@@ -16,7 +19,11 @@ from lossax.objectives._flexmatch import flexmatch as flexmatch
 from lossax.objectives._flooding import flooding as flooding
 from lossax.objectives._gumbel import gumbel as gumbel
 from lossax.objectives._hardest import hardest as hardest
+from lossax.objectives._kl_control import KlControlState as KlControlState
+from lossax.objectives._kl_control import kl_control as kl_control
 from lossax.objectives._matryoshka import matryoshka as matryoshka
 from lossax.objectives._memory import MemoryState as MemoryState
 from lossax.objectives._memory import memory as memory
+from lossax.objectives._reward_shift import RewardShiftState as RewardShiftState
+from lossax.objectives._reward_shift import reward_shift as reward_shift
 from lossax.objectives._weighted_sum import weighted_sum as weighted_sum

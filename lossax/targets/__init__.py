@@ -1,5 +1,8 @@
 """What turns data into what a loss takes."""
 
+from lossax.targets._advantages import group_advantages as group_advantages
+from lossax.targets._advantages import overlong_penalty as overlong_penalty
+from lossax.targets._advantages import whitened as whitened
 from lossax.targets._balance import class_balanced_weights as class_balanced_weights
 from lossax.targets._boxes import cxcywh_to_xyxy as cxcywh_to_xyxy
 from lossax.targets._boxes import xyxy_to_cxcywh as xyxy_to_cxcywh
@@ -16,7 +19,13 @@ from lossax.targets._mixing import mixup as mixup
 from lossax.targets._ordinal import ordinal_soft_labels as ordinal_soft_labels
 from lossax.targets._patches import normalized_patches as normalized_patches
 from lossax.targets._patches import patchify as patchify
+from lossax.targets._reference_point import kl_reference_point as kl_reference_point
+from lossax.targets._returns import Returns as Returns
+from lossax.targets._returns import gae as gae
+from lossax.targets._returns import vtrace as vtrace
+from lossax.targets._sampler import importance_weights as importance_weights
 from lossax.targets._sampling import log_uniform_log_q as log_uniform_log_q
+from lossax.targets._steps import step_labels as step_labels
 from lossax.targets._tokens import context_negatives as context_negatives
 from lossax.targets._tokens import next_tokens as next_tokens
 from lossax.targets._triplets import Triplets as Triplets
