@@ -191,8 +191,8 @@ TASKS = (
     Task(
         "preferences",
         "orders, votes, which of two is better",
-        ("losses.plackett_luce", "losses.list_mle", "losses.logistic"),
-        "an order is chosen from the top down, known in part or whole; for pairs `logistic` of the difference (BPR)",
+        ("losses.plackett_luce", "losses.list_mle", "losses.bradley_terry"),
+        "an order is chosen from the top down, known in part or whole; for pairs `bradley_terry` (BPR)",
     ),
     Task(
         "implicit feedback",
@@ -221,8 +221,37 @@ TASKS = (
     Task(
         "tokens",
         "tokens with padding, language models",
-        ("losses.softmax_cross_entropy_with_integer_labels", "targets.next_tokens", "losses.unlikelihood"),
-        "with `where=` the mean is over real tokens; unlikelihood is added where texts repeat themselves",
+        ("losses.linear_cross_entropy", "targets.next_tokens", "losses.softmax_cross_entropy_with_integer_labels"),
+        "from hidden states, the logits never exist; with `where=` the mean is over real tokens, on all devices",
+    ),
+    Task(
+        "distillation",
+        "a larger model that answers the same questions",
+        (
+            "losses.distillation",
+            "losses.linear_distillation",
+            "losses.top_k_distillation",
+            "losses.correlation_distillation",
+        ),
+        "forward divergence to cover what the teacher says, reverse for its best; of logits, top k or hidden states",
+    ),
+    Task(
+        "preference tuning",
+        "answers of a language model, of which one is better or liked",
+        ("losses.dpo", "losses.simpo", "losses.kto", "losses.bradley_terry", "activations.linear_log_probs"),
+        "`dpo` beside a reference, `simpo` without; `kto` without pairs; `bradley_terry` for a reward model",
+    ),
+    Task(
+        "reinforcement",
+        "rewards for what a policy has sampled: answers that can be checked, actions",
+        (
+            "losses.policy_gradient",
+            "targets.group_advantages",
+            "targets.gae",
+            "losses.kl_estimate",
+            "losses.clipped_value",
+        ),
+        "PPO, GRPO, DAPO, GSPO and others are its arguments; advantages from a group of answers or a value function",
     ),
     Task(
         "transcription",
