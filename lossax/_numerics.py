@@ -326,11 +326,29 @@ def label_surprise(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 @label_surprise.defjvp
 def _(primals, tangents):
-    logits, labels = primals
-    mass, others, gap, wrong, share = _odds(logits, labels)
-    inverse = _inverse_total(others, wrong, share)
-    slope = jnp.where(one_hot(labels, logits), -(others * inverse), mass * inverse)
-    return _surprise(others, gap, wrong, share), jnp.sum(slope * tangents[0], axis=-1)
+    surprise, slope = _surprise_and_slope(*primals)
+    return surprise, jnp.sum(slope * tangents[0], axis=-1)
+
+
+def _slope(logits: jax.Array, labels: jax.Array, mass: jax.Array, others: jax.Array, *rest: jax.Array) -> jax.Array:
+    """Of the surprise by each logit, from what `_odds` returns."""
+    inverse = _inverse_total(others, *rest[1:])
+    return jnp.where(one_hot(labels, logits), -(others * inverse), mass * inverse)
+
+
+@jax.custom_jvp
+def _surprise_and_slope(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both from the same sums; the derivative of the former is the latter, not that of its formula, which has kinks."""
+    odds = _odds(logits, labels)
+    return _surprise(*odds[1:]), _slope(logits, labels, *odds)
+
+
+@_surprise_and_slope.defjvp
+def _(primals, tangents):
+    (logits, labels), (dlogits, _) = primals, tangents
+    surprise, slope = _surprise_and_slope(logits, labels)
+    dslope = jax.jvp(lambda z: _slope(z, labels, *_odds(z, labels)), (logits,), (dlogits,))[1]
+    return (surprise, slope), (jnp.sum(slope * dlogits, axis=-1), dslope)
 
 
 @jax.custom_jvp

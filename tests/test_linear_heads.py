@@ -43,7 +43,7 @@ def agree(actual, desired, tolerance):
 def test_it_is_the_loss_of_the_logits(options, tile):
     """Value and gradient by states, embedding and bias; in float64 a product with the second derivative too."""
     options = options | {"where": KEEP, "weights": WEIGHTS}
-    for dtype, tolerance in ((np.float32, 2e-6), (np.float64, 1e-12)):
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-12)):
         with jax.enable_x64(dtype == np.float64):
             x = arrays(dtype)
 
@@ -84,14 +84,14 @@ def test_what_it_says_of_each_token(bends):
         return both, (jnp.stack(found), correct)
 
     both = [quick(jax.value_and_grad(f, (0, 1, 2), has_aux=True)) for f in (statistics, plain_statistics)]
-    agree(*(f(hidden, embedding, bias) for f in both), 2e-6)
+    agree(*(f(hidden, embedding, bias) for f in both), 1e-6)
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 def test_reductions(reduction):
     x, options = arrays(np.float32), {"where": KEEP, "weights": WEIGHTS, "reduction": reduction}
     pull = lambda f: lambda *x: jax.vjp(functools.partial(f, **options), *x)[1](np.float32(2.0) + f(*x, **options))  # noqa: E731
-    agree(quick(pull(functools.partial(tiled, tile=3)))(*x), quick(pull(plain))(*x), 2e-6)
+    agree(quick(pull(functools.partial(tiled, tile=3)))(*x), quick(pull(plain))(*x), 1e-6)
 
 
 def test_the_gradient_of_many_classes_is_added_up_in_place(monkeypatch):
@@ -101,6 +101,32 @@ def test_the_gradient_of_many_classes_is_added_up_in_place(monkeypatch):
     labels = np.array([0, 1, 4095, 4096, 8191, 8999])
     first = lambda f: quick(jax.value_and_grad(functools.partial(f, labels=labels), (0, 1, 2)))(*x)  # noqa: E731
     agree(first(functools.partial(tiled, tile=4)), first(plain), 2e-6)
+
+
+def test_inside_checkpoint_vmap_and_scan():
+    """Of the mean, whose gradient is made along with it, and of each token, whose gradient is made by itself."""
+    hidden, embedding, bias = arrays(np.float32)
+    pulls = jnp.asarray(RNG.normal(size=(3, N)), jnp.float32)
+
+    def steps(mean, log_probs):
+        def step(hidden, pull):
+            f = lambda h, w: mean(h, w, bias) + jnp.sum(pull * log_probs(h, w))  # noqa: E731
+            return jax.value_and_grad(jax.checkpoint(f), (0, 1))(hidden, embedding)
+
+        def move(hidden, pull):
+            value, (by_hidden, by_embedding) = step(hidden, pull)
+            return hidden - 0.1 * by_hidden, (value, by_embedding)
+
+        return jax.vmap(step, in_axes=(None, 0))(hidden, pulls), jax.lax.scan(move, hidden, pulls)
+
+    def plain_log_probs(h, w):
+        return -plain(h, w, bias, reduction="none")
+
+    def log_probs(h, w):
+        return activations.linear_log_probs(h, LABELS, embedding=w, bias=bias, tile=5)
+
+    run = quick(lambda: (steps(functools.partial(tiled, tile=5), log_probs), steps(plain, plain_log_probs)))
+    agree(*run(), 2e-6)
 
 
 def test_memory_is_that_of_a_block():
@@ -134,7 +160,7 @@ def test_tokens_on_several_devices(devices):
     specs |= {"out_specs": (everywhere, (spread, everywhere, everywhere))}
     local = functools.partial(step, axis_name="data", tile=1)
     x = (hidden, embedding, bias, labels, weights)
-    agree(quick(jax.shard_map(local, mesh=mesh, **specs))(*x), quick(step)(*x), 2e-6)
+    agree(quick(jax.shard_map(local, mesh=mesh, **specs))(*x), quick(step)(*x), 1e-6)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
@@ -157,7 +183,7 @@ def test_the_compiler_spreads_tokens_and_classes(tokens, classes, kind):
             local = functools.partial(first, tile=2, axis_name="data")
             programs.append(quick(jax.shard_map(local, axis_names={"data"}, **specs)).lower(*x).compile())
         for program in programs:
-            agree(program(*x), expected, 2e-6)
+            agree(program(*x), expected, 1e-6)
             assert classes == 1 or not re.search(rf"all-gather.*\[{D},16\]", program.as_text())
 
 
