@@ -1,5 +1,7 @@
 """What a student's logits lack of a teacher's, row by row: one function for logits that are whole or made in blocks."""
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -8,13 +10,27 @@ from jax import lax
 
 from lossax import _check, _hyper, _numerics, _ratios
 from lossax._reduction import masked
+from lossax._tile import by_rows
 
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "total_variation"]
 Tail = Literal["bucket", "renormalize"]
 Mixture = tuple[jax.Array, jax.Array] | None
 """A share, and 1 less it before it was rounded."""
 
+_NUMBERS = 2**20
+"""Logits of a block."""
+
 _PLAIN = {"forward_kl": _ratios.kl, "reverse_kl": _ratios.reverse_kl, "total_variation": _ratios.total_variation}
+
+
+def in_blocks(f: Callable[..., jax.Array], rows: tuple[jax.Array, ...], shared: Any) -> jax.Array:
+    """`f` of rows `[..., *]` and what they share, of some rows at a time: it holds a dozen times what it takes."""
+    *units, width = rows[0].shape
+    if math.prod(units) * width <= _NUMBERS:
+        return f(*rows, *shared)
+    flat = tuple(x.reshape(-1, *x.shape[len(units) :]) for x in rows)
+    found, _ = by_rows(lambda rows, shared: (f(*rows, *shared), ()), flat, shared, width=width, tile=_NUMBERS // width)
+    return found.reshape(units)
 
 
 def mixture_of(divergence: Divergence, mixture: Any, like: jax.Array) -> Mixture:
@@ -142,10 +158,9 @@ def _listed(
     base = jnp.maximum(jnp.max(own, axis=-1, initial=-jnp.inf), jnp.where(jnp.isneginf(remainder), -jnp.inf, top))
     base = lax.stop_gradient(jnp.where(jnp.isneginf(base), jnp.zeros_like(base), base))
     others = (top - base) + remainder
-    # Where there are others, a teacher whose list is all of it up to a rounding has left them something.
-    rest = _log_rest(teacher_log_probs)
-    least = jnp.where(jnp.isneginf(others), -jnp.inf, jnp.log(jnp.finfo(rest.dtype).tiny))
-    rest = jnp.maximum(rest, least.astype(rest.dtype))
+    # Up to a rounding a list may be all of a teacher: if there are other classes it has left them something, else not.
+    rest = jnp.maximum(_log_rest(teacher_log_probs), jnp.log(jnp.finfo(others.dtype).tiny))
+    rest = jnp.where(jnp.isneginf(others), -jnp.inf, rest)
     student = jnp.concatenate([_above(own, base[..., None]), others[..., None]], axis=-1)
     return student, jnp.concatenate([teacher_log_probs, rest[..., None]], axis=-1)
 

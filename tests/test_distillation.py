@@ -1,4 +1,4 @@
-"""Distillation: what papers and peers compute, by their conventions in float64; limits, missing classes, and devices."""
+"""Distillation: what papers and peers compute, by their conventions in float64; limits, missing classes, devices."""
 
 import functools
 
@@ -142,7 +142,7 @@ def test_a_student_that_agrees_has_no_loss_and_no_gradient():
 
 def test_classes_that_do_not_exist():
     """For both they have no part in anything; for one alone the value is what it must be, and no slope is NaN."""
-    for options in ({}, REVERSE, JS, TV, {"mixture": 0.1}, REVERSE | {"mixture": 0.1}):
+    for options in ({}, REVERSE, JS, {"mixture": 0.1}):
         loss = functools.partial(losses.distillation, reduction="none", **options)
 
         @quick
@@ -166,6 +166,20 @@ def test_classes_that_do_not_exist():
         assert (np.isinf(value) == (options == REVERSE)).all()
 
 
+def test_large_rows_are_taken_some_at_a_time():
+    """With the value and the gradient of all at once, and memory for a block beside the gradient."""
+    shape = jax.ShapeDtypeStruct((8, 64, 4096), jnp.float32)
+    for loss in (losses.distillation, functools.partial(losses.distillation, **JS)):
+        compiled = quick(jax.value_and_grad(loss)).lower(shape, shape).compile()
+        whole = compiled.memory_analysis().temp_size_in_bytes
+        assert whole < 24 * 4 * 2**20 + 3 * 4 * 8 * 64 * 4096
+    z, t = (jnp.asarray(RNG.normal(size=(2, 3, 2**18)), jnp.float32) for _ in range(2))
+    f = quick(jax.value_and_grad(losses.distillation))
+    (value, slope), parts = f(z, t), [f(z[i, j], t[i, j]) for i in range(2) for j in range(3)]
+    np.testing.assert_allclose(value, np.mean([x for x, _ in parts]), rtol=1e-6)
+    agree(slope.reshape(6, -1), np.stack([x for _, x in parts]) / 6)
+
+
 def test_half_precision():
     """Of 16-bit logits the loss is that of the same numbers in float32; a gap that float16 does not have is no NaN."""
     z, t = (jnp.asarray([[6e4, -6e4, 0.0]], jnp.float16), jnp.asarray([[-6e4, 6e4, 0.0]], jnp.float16))
@@ -184,9 +198,8 @@ def listed(indices=BEST):
 
 def add_tail(log_probs):
     """TRL's bucket, whose tail is never under 1e-7."""
-    return np.concatenate(
-        [log_probs, np.log(-np.expm1(np.minimum(logsumexp(log_probs, -1, keepdims=True), -1e-7)))], -1
-    )
+    total = np.minimum(logsumexp(log_probs, axis=-1, keepdims=True), -1e-7)
+    return np.concatenate([log_probs, np.log(-np.expm1(total))], axis=-1)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
@@ -203,9 +216,9 @@ def test_all_classes_are_no_few():
     """A list of all is the whole loss, of all but one too; any list is no more than that. Empty places are no list."""
     z, t = single(LOGITS, TEACHER)
     order = np.argsort(-TEACHER, axis=-1)
-    for options in ({}, REVERSE, JS, TV):
+    for options in ({}, REVERSE):
         whole = losses.distillation(z, t, reduction="none", **options)
-        few = functools.partial(losses.top_k_distillation, z, reduction="none", **options)
+        few = quick(functools.partial(losses.top_k_distillation, z, reduction="none", **options))
         for k in (CLASSES, CLASSES - 1):
             np.testing.assert_allclose(few(*single(listed(order[:, :k]), order[:, :k])), whole, rtol=3e-5, atol=1e-6)
         best, places = single(listed(), BEST)
@@ -221,17 +234,16 @@ def test_tails_have_their_digits():
     """Of a sure teacher, of a sure student, and where the teacher's list is all of it up to a rounding."""
     best, sure = np.array([[-1e-9]], np.float32), np.array([[0.0, -40.0, -41.0]], np.float32)
     loss = functools.partial(losses.top_k_distillation, teacher_indices=np.array([[0]]), reduction="sum")
-    value, slope = jax.value_and_grad(loss)(sure, teacher_log_probs=best)
+    value, slope = quick(jax.value_and_grad(loss))(sure, teacher_log_probs=best)
     odds = np.exp(np.float64(sure[:, 1:]))
     student, teacher = odds.sum() / (1 + odds.sum()), -np.expm1(np.float64(best))
-    exact = (
-        np.log1p(-teacher) * (1 - teacher) - np.log1p(-student) * (1 - teacher) + teacher * np.log(teacher / student)
-    )
+    exact = (1 - teacher) * (np.log1p(-teacher) - np.log1p(-student)) + teacher * np.log(teacher / student)
     np.testing.assert_allclose(value, exact.item(), rtol=1e-6)
     np.testing.assert_allclose(slope[:, 1:], (student - teacher) * odds / odds.sum(), rtol=1e-6)
     whole = np.log(np.full((1, 3), 1 / 3, np.float32))
     options = {"teacher_log_probs": whole, "teacher_indices": np.array([[0, 1, 3]])}
-    value, slope = jax.value_and_grad(losses.top_k_distillation)(np.zeros((1, 5), np.float32), **options, **REVERSE)
+    reverse = functools.partial(losses.top_k_distillation, **REVERSE)
+    value, slope = quick(jax.value_and_grad(reverse))(np.zeros((1, 5), np.float32), **options)
     assert 0 < value < 40  # 2/5 log(2/5 / least number)
     assert np.isfinite(slope).all()
 
@@ -246,11 +258,11 @@ def test_lists_that_are_wrong_are_loud():
         assert np.isnan(units[1])
         assert np.isfinite(np.delete(units, 1)).all()
         assert np.isfinite(loss(best, wrong, where=np.arange(N) != 1))
-    with pytest.raises(ValueError, match="teacher_log_probs must be 0 or below, got 0.5"):
+    with pytest.raises(ValueError, match="teacher_log_probs must be 0 or below"):
         loss(best.at[0, 0].set(0.5), places)
     with pytest.raises(ValueError, match="total_variation has no mixture"):
         losses.distillation(z, z, mixture=0.5, **TV)
-    with pytest.raises(ValueError, match="divergence must be one of .*reverse_kl"):
+    with pytest.raises(ValueError, match=r"divergence must be one of .*reverse_kl"):
         losses.distillation(z, z, divergence="reverse")  # pyright: ignore[reportArgumentType]
 
 
@@ -332,9 +344,8 @@ def test_linear_top_k_is_the_loss_of_the_logits(tail):
 
     for options in ({}, {"reduction": "none"}):
         pull = lambda f, o=options: jax.vjp(functools.partial(f, **o), hidden, embedding, bias)  # noqa: E731
-        value, back = pull(functools.partial(linear, tile=5))
-        expected, other = pull(plain)
-        agree((value, back(value)), (expected, other(expected)))
+        both = functools.partial(linear, tile=5), plain
+        agree(*quick(lambda pull=pull, both=both: [(x, back(x)) for x, back in map(pull, both)])())
 
 
 def test_forbidden_tokens_of_states():
@@ -346,23 +357,19 @@ def test_forbidden_tokens_of_states():
         heads = {"embedding": embedding, "bias": bias, "teacher_embedding": head, "teacher_bias": other}
         return losses.linear_distillation(hidden, states, **heads, tile=5, **options)
 
-    for options in ({}, REVERSE, JS, TV, {"mixture": 0.1}):
+    nothing = jnp.zeros(CLASSES)
+    for options in ({}, REVERSE | {"mixture": 0.1}, JS):
         first = lambda *x, o=options: jax.value_and_grad(lambda *x: run(*x, **o), (0, 1))(*x)  # noqa: E731
-        moves = (hidden, embedding, *[jnp.zeros(CLASSES)] * 2)
-        found, more = quick(lambda *x, first=first, moves=moves: jax.jvp(first, x, moves))(
-            hidden, embedding, forbidden, forbidden
-        )
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves((found, more)))
-        expected = quick(first)(hidden, embedding[:, 2:], forbidden[2:], forbidden[2:]) if False else None
-        assert expected is None or np.isfinite(expected[0])
+        second = quick(lambda *x, f=first: jax.jvp(lambda *y: f(*y, *x[2:]), x[:2], (hidden, embedding)))
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(second(hidden, embedding, forbidden, forbidden)))
         slopes = quick(jax.grad(lambda *x, o=options: jnp.sum(run(*x, reduction="none", **o)), (0, 1)))
-        for pair in ((forbidden, jnp.zeros(CLASSES)), (jnp.zeros(CLASSES), forbidden)):
+        for pair in ((forbidden, nothing), (nothing, forbidden)):
             assert all(np.isfinite(x).all() for x in slopes(hidden, embedding, *pair))
 
 
 def test_memory_is_that_of_a_block():
     """And of the teacher nothing but its logits is made: a product more than the student's three."""
-    n, d, classes = 512, 8, 4096
+    n, d, classes = 4096, 8, 4096
     shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((n, d), (d, classes), (classes,), (n, d), (d, classes))]
     step = jax.value_and_grad(functools.partial(of_states, tile=16, **{"bends": JS}), (0, 1, 2))
     compiled = quick(step).lower(*shapes).compile()
@@ -461,7 +468,7 @@ def test_sets_on_several_devices(name):
 
 
 def test_equal_points_are_at_no_distance():
-    """However a compiler divides: points that are equal for the student, or all of them, give no NaN and no nonsense."""
+    """However a compiler divides: no NaN and no nonsense from two points that are equal, or all of them."""
     x, y = single(X / 3.0, Y)
     x = x.at[1].set(x[0])
     for name in ("relational_distance", "relational_angle"):
@@ -485,8 +492,8 @@ def test_scale_does_not_matter(size):
 def test_even_rows_have_their_digits():
     """At a temperature of a million rows differ from even ones in the sixth digit: float32 beside float64."""
     loss = functools.partial(losses.correlation_distillation, temperature=2.0**20)
-    value, slope = jax.value_and_grad(loss)(*single(LOGITS, TEACHER))
+    value, slope = quick(jax.value_and_grad(loss))(*single(LOGITS, TEACHER))
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.float32(x), jnp.float64) for x in (LOGITS, TEACHER)]
-        expected, other = jax.value_and_grad(loss)(*wide)
+        expected, other = quick(jax.value_and_grad(loss))(*wide)
     agree((value, slope), (expected, other), 1e-5)

@@ -1,11 +1,22 @@
 """A student that learns what a teacher's logits say: one unit per row; the classes are the last axis."""
 
+from functools import partial
+
 import jax
 from jax import lax
 from jax.typing import ArrayLike
 
 from lossax import _check
-from lossax._distilled import Divergence, Tail, decoupled, distilled, listed_classes, mixture_of, top_k_distilled
+from lossax._distilled import (
+    Divergence,
+    Tail,
+    decoupled,
+    distilled,
+    in_blocks,
+    listed_classes,
+    mixture_of,
+    top_k_distilled,
+)
 from lossax._reduction import labelled, masked, reduce
 from lossax._types import Reduction
 
@@ -94,7 +105,8 @@ def distillation(
     _, temperature = masked(None, logits, temperature)
     shares = mixture_of(divergence, mixture, logits)
     teacher_logits = lax.stop_gradient(teacher_logits)
-    values = distilled(logits, teacher_logits, temperature, shares, divergence, rescale)
+    of_rows = partial(distilled, divergence=divergence, rescale=rescale)
+    values = in_blocks(of_rows, (logits, teacher_logits), (temperature, shares))
     return reduce(values, where, weights, reduction)
 
 
@@ -171,7 +183,8 @@ def top_k_distillation(
     shares = mixture_of(divergence, mixture, logits)
     *shape, classes = logits.shape
     listed = listed_classes(tuple(shape), logits.dtype, classes, teacher_log_probs, teacher_indices, tail, where)
-    values = top_k_distilled(logits, *listed, temperature, shares, divergence, rescale, tail)
+    of_rows = partial(top_k_distilled, divergence=divergence, rescale=rescale, tail=tail)
+    values = in_blocks(of_rows, (logits, *listed), (temperature, shares))
     return reduce(values, where, weights, reduction)
 
 
@@ -239,5 +252,5 @@ def decoupled_distillation(
     logits, labels, known = labelled(where, logits, labels)
     _, target_weight, rival_weight, temperature = masked(None, logits, target_weight, rival_weight, temperature)
     teacher_logits = lax.stop_gradient(teacher_logits)
-    values = decoupled(logits, teacher_logits, labels, target_weight, rival_weight, temperature)
+    values = in_blocks(decoupled, (logits, teacher_logits, labels), (target_weight, rival_weight, temperature))
     return reduce(known * values, where, weights, reduction)
