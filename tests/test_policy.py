@@ -389,8 +389,8 @@ def test_statistics():
     expected = {
         "ratio_mean": ratios.mean(),
         "ratio_max": ratios.max(),
-        "clip_low": np.mean((ratios < 0.9) & (gains < 0)),
-        "clip_high": np.mean((ratios > 1.15) & (gains > 0)),
+        "clipped_low": np.mean((ratios < 0.9) & (gains < 0)),
+        "clipped_high": np.mean((ratios > 1.15) & (gains > 0)),
         "kl": np.mean(ratios - 1 - np.log(ratios)),
         "effective_sample_size": ratios.sum() ** 2 / (len(ratios) * np.sum(ratios**2)),
         "entropy": -NOW[KEEP].mean(),
@@ -414,7 +414,7 @@ def test_statistics():
 def test_the_clipped_share_is_that_without_a_gradient():
     slope = jax.grad(lambda x: losses.policy_gradient(x, OLD, EACH, where=KEEP, reduction="sum"))(NOW)
     found = metrics.policy_statistics(NOW, OLD, EACH, where=KEEP)
-    np.testing.assert_allclose(found["clip_low"] + found["clip_high"], np.mean(slope[KEEP] == 0), rtol=1e-6)
+    np.testing.assert_allclose(found["clipped_low"] + found["clipped_high"], np.mean(slope[KEEP] == 0), rtol=1e-6)
 
 
 def test_kl_control():

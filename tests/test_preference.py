@@ -591,6 +591,12 @@ def test_statistics_of_preferences():
     assert found.keys() == expected.keys()
     for name, x in expected.items():
         close(found[name], x, 1e-5)
+    lengths = np.arange(1.0, len(keep) + 1), np.arange(2.0, len(keep) + 2)
+    by_token = {"chosen_lengths": lengths[0], "rejected_lengths": lengths[1]}
+    means = metrics.preference_statistics(*LOG_PROBS, beta=BETA, **by_token)
+    gap = (LOG_PROBS[0] - LOG_PROBS[2]) / lengths[0] - (LOG_PROBS[1] - LOG_PROBS[3]) / lengths[1]
+    np.testing.assert_allclose(means["margin"], BETA * np.mean(gap), rtol=1e-5)
+    np.testing.assert_allclose(means["accuracy"], np.mean(gap > 0))
     start = metrics.preference_statistics(*LOG_PROBS[:2], *LOG_PROBS[:2])
     assert [x.item() for x in start.values()] == [0.0, 0.0, 0.0, 0.5]
     parts = [x.reshape(2, 8) for x in LOG_PROBS]

@@ -57,8 +57,10 @@ def linear_log_probs(
     .. math:: \log p_y, \qquad p = \mathrm{softmax}\big((h W + b) / T\big)
 
     What preference and policy losses take. Logits are made for a block of tokens at a time and used up; the gradient
-    makes them a second time. Next tokens, packed sequences and masks come from `targets.next_tokens`; where the loss is
-    the mean of these numbers, `losses.linear_cross_entropy` is cheaper, which makes its gradient from the same logits.
+    makes them a second time, in reverse mode alone. Of logits that are there, as in a sampler, the same is
+    `-softmax_cross_entropy_with_integer_labels(logits, labels, reduction="none")`. Next tokens, packed sequences and
+    masks come from `targets.next_tokens`; where the loss is the mean of these numbers, `losses.linear_cross_entropy` is
+    cheaper, which makes its gradient from the same logits.
 
     Args:
       hidden: Last hidden states h, float `[..., d]`.

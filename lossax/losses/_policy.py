@@ -118,6 +118,7 @@ def policy_gradient(
     pass `log_probs` twice: the gradient is by the first alone, old ones and advantages are constants.
 
     A mismatch between sampler and trainer is a factor of advantages: `advantages * targets.importance_weights(...)`.
+    Whatever comes from the sampler is aligned with `targets.next_tokens`: a token stands where it was predicted.
     Advantages come from `targets.group_advantages` or `targets.gae`, log-probabilities for instance from
     `activations.linear_log_probs`; an entropy bonus is `confidence_penalty`; `metrics.policy_statistics` says how far
     the policy has moved. Over micro-batches add up sums, and what they are a mean over: `unit_weights` for `"token"`,
@@ -258,10 +259,11 @@ def kl_estimate(
     Added to `policy_gradient`, with the same aggregation, or taken off rewards. An estimate is one thing, its gradient
     another. Of tokens that the policy itself has sampled:
 
-    * `"k1"`: mean right, of either sign and large variance. Its gradient is 0 on average: no use as a loss.
+    * `"k1"`: mean right, of either sign and large variance near 0; far from the reference the one to report. Its
+      gradient is 0 on average: no use as a loss.
     * `"k2"`: mean biased. The gradient on average is that of KL(policy, reference): the one to use as a loss.
-    * `"k3"`: mean right, small variance. The gradient on average is that of KL(reference, policy), a different
-      divergence that agrees near 0. GRPO's, and the default of TRL, Liger and verl.
+    * `"k3"`: mean right, small variance near 0, huge far from it. The gradient on average is that of KL(reference,
+      policy), a different divergence that agrees near 0. GRPO's, and the default of TRL, Liger and verl.
 
     Of tokens from an older policy all of that is off. With `old_log_probs` the estimate is multiplied by the ratio
     :math:`\pi(y) / \pi_{\mathrm{old}}(y)`, which has a gradient: value and gradient of `"k1"` and `"k3"` are then those

@@ -171,7 +171,8 @@ def dpo(
       `"apo_down"`: :math:`\sigma(a) + \sigma(-h)`, where they are worse.
 
     Log-probabilities are sums over tokens (`activations.sequence_log_probs`). With lengths, log-ratios are means:
-    length-normalised DPO, and IPO as its authors ran it. Length-regularised DPO is
+    length-normalised DPO, and IPO as its authors ran it; take them, and a larger beta, where the preference is about a
+    rate and not about a total. Length-regularised DPO is
     `margin=alpha * (rejected_lengths - chosen_lengths)`; length-desensitised DPO weighs tokens in `sequence_log_probs`.
     A `margin` from rewards is an offset. beta-DPO has its beta from `objectives.dynamic_beta`, or one for each pair.
     For TR-DPO the reference follows outside of the gradient, `reference = optax.incremental_update(params, reference,

@@ -46,10 +46,10 @@ def policy_statistics(
       weights: Weight of each token, float `[..., n]`.
 
     Returns:
-      Scalars, means over tokens, by name: `"ratio_mean"`, `"ratio_max"`; `"clip_low"` and `"clip_high"`, the shares of
-      tokens that have no gradient because the ratio is below (of a negative advantage) or above (of a positive one);
-      `"kl"`; `"effective_sample_size"`, as a share of the tokens; `"entropy"`, estimated as the mean surprise. All 0
-      if nothing is kept.
+      Scalars, means over tokens, by name: `"ratio_mean"`, `"ratio_max"`; `"clipped_low"` and `"clipped_high"`, the
+      shares of tokens that have no gradient because the ratio is below (of a negative advantage) or above (of a
+      positive one); `"kl"`; `"effective_sample_size"`, as a share of the tokens; `"entropy"`, the mean surprise, which
+      estimates it if the policy itself has sampled. All 0 if nothing is kept.
 
     Raises:
       TypeError: if an array is not floating point.
@@ -60,7 +60,7 @@ def policy_statistics(
       >>> old, new = jnp.log(jnp.array([0.5, 0.5])), jnp.log(jnp.array([0.25, 0.75]))  # ratios 1/2, 3/2
       >>> found = policy_statistics(new, old, jnp.array([-1.0, -1.0]))
       >>> {name: round(x.item(), 3) for name, x in found.items() if name.startswith(("ratio", "clip"))}
-      {'ratio_mean': 1.0, 'ratio_max': 1.5, 'clip_low': 0.5, 'clip_high': 0.0}
+      {'ratio_mean': 1.0, 'ratio_max': 1.5, 'clipped_low': 0.5, 'clipped_high': 0.0}
       >>> round(found["effective_sample_size"].item(), 3)  # 2^2 / (2 (1/4 + 9/4))
       0.8
     """
@@ -92,8 +92,8 @@ def policy_statistics(
     return {
         "ratio_mean": mean(ratios),
         "ratio_max": jnp.where(some, jnp.exp(top), jnp.zeros_like(top)),
-        "clip_low": mean(((gain < 0) & (gap <= jnp.log1p(-low))).astype(gap.dtype)),
-        "clip_high": mean(((gain > 0) & (gap >= jnp.log1p(high))).astype(gap.dtype)),
+        "clipped_low": mean(((gain < 0) & (gap <= jnp.log1p(-low))).astype(gap.dtype)),
+        "clipped_high": mean(((gain > 0) & (gap >= jnp.log1p(high))).astype(gap.dtype)),
         "kl": mean(_importance.excess(gap)),
         "effective_sample_size": size,
         "entropy": mean(-new),

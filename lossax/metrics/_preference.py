@@ -6,7 +6,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from lossax import _check
-from lossax._preferences import difference
+from lossax._preferences import difference, lengths
 from lossax._reduction import masked, reduce
 
 
@@ -17,6 +17,8 @@ def preference_statistics(
     reference_rejected: jax.Array | None = None,
     *,
     beta: ArrayLike = 0.1,
+    chosen_lengths: ArrayLike | None = None,
+    rejected_lengths: ArrayLike | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     axis_name: str | None = None,
@@ -37,6 +39,9 @@ def preference_statistics(
       reference_chosen: Log-probability of the better answer by the reference policy, float `[...]`; None for 0.
       reference_rejected: Log-probability of the other one by it, float `[...]`; None for 0.
       beta: Scale of the rewards, positive.
+      chosen_lengths: Number of tokens of the better answer, real `[...]`, positive; None for sums. As in `losses.dpo`:
+        what was trained by means is judged by means.
+      rejected_lengths: Number of tokens of the other one, real `[...]`, positive.
       where: Units to keep, bool `[...]`.
       weights: Weight of each unit, float `[...]`.
       axis_name: Mesh axis over which the units are spread, inside `jax.shard_map`; means are those of all devices.
@@ -46,7 +51,7 @@ def preference_statistics(
 
     Raises:
       TypeError: if log-probabilities are not floating point.
-      ValueError: if shapes differ or `beta` is not positive.
+      ValueError: if shapes differ, `beta` is not positive or one of the lengths is missing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -69,10 +74,15 @@ def preference_statistics(
     zero = jnp.zeros((), chosen.dtype)
     of_chosen, of_rejected = references or (zero, zero)
     _, beta = masked(None, chosen, beta)
+    good, bad = difference(chosen, of_chosen, zero, zero), difference(rejected, of_rejected, zero, zero)
     gap = difference(chosen, of_chosen, rejected, of_rejected)
+    if chosen_lengths is not None or rejected_lengths is not None:
+        tokens = {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
+        good, bad = (x / n for x, n in zip((good, bad), lengths(where, chosen, **tokens), strict=True))
+        gap = good - bad
     found = {
-        "chosen_reward": beta * difference(chosen, of_chosen, zero, zero),
-        "rejected_reward": beta * difference(rejected, of_rejected, zero, zero),
+        "chosen_reward": beta * good,
+        "rejected_reward": beta * bad,
         "margin": beta * gap,
         "accuracy": 0.5 * (1.0 + jnp.sign(gap)),
     }
