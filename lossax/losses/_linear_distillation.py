@@ -52,8 +52,8 @@ def linear_distillation(
 
     It is `distillation(hidden @ embedding + bias, teacher_hidden @ teacher_embedding + teacher_bias)`, with the same
     choices: the logits of both are made for a block of tokens at a time and used up. Of a mean or a sum the student's
-    gradient is made along with the value; with `reduction="none"` logits are made again. The teacher gives no gradient
-    and costs one matrix product. The two may differ in width but not in vocabulary.
+    gradient is made along with the value; with `reduction="none"` logits are made again, in reverse mode alone. The
+    teacher gives no gradient and costs one matrix product. The two may differ in width but not in vocabulary.
 
     Liger's fused JSD is `"jensen_shannon"` with `mixture=beta` and `rescale=False`, except that it divides by the
     number of all tokens and not only of those that are kept, and adds half of the cross-entropy of labels to half of

@@ -34,7 +34,7 @@ def linear_cross_entropy(
     It is `softmax_cross_entropy_with_integer_labels(hidden @ embedding + bias, labels)`, for vocabularies whose logits
     are most of the memory of a step: they are made for a block of tokens at a time and used up. Of a mean or a sum the
     gradient is made along with the value, from the same logits, in three matrix products as in the plain form; with
-    `reduction="none"` it makes them again. Sums are float32 for 16-bit inputs.
+    `reduction="none"` it makes them again, in reverse mode alone. Sums are float32 for 16-bit inputs.
 
     Next tokens, packed sequences and masks come from `targets.next_tokens`. A forbidden token has a bias of -inf. What
     is not differentiated costs nothing: a frozen embedding is one outside the differentiation or under
