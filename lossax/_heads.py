@@ -17,7 +17,18 @@ from lossax import _check, _numerics
 from lossax._numerics import divide, scaled
 from lossax._reduction import masked, unit_weights
 from lossax._reduction import reduce as reduce_units
-from lossax._tile import as_it_is, by_rows, chosen, constant, explicit, product, spread_like, varying, whole
+from lossax._tile import (
+    as_it_is,
+    by_rows,
+    chosen,
+    constant,
+    explicit,
+    on_one_device,
+    product,
+    spread_like,
+    varying,
+    whole,
+)
 from lossax._types import Reduction
 
 _LOGITS = 11 * 2**20
@@ -112,7 +123,7 @@ def _added(total: jax.Array, hidden: jax.Array, slopes: jax.Array) -> jax.Array:
     """total + hidden^T slopes: in place, of a few classes at a time, so that the product is never whole beside it."""
     classes = total.shape[1]
     hidden = hidden.astype(slopes.dtype)
-    if classes <= _COLUMNS or jax.device_count() > 1:  # classes may be spread over devices
+    if classes <= _COLUMNS or not on_one_device():  # classes may be spread over devices
         return total + product(hidden, slopes)
 
     def added(total, at, size):

@@ -33,6 +33,13 @@ def explicit() -> bool:
     return not mesh.empty and AxisType.Explicit in mesh.axis_types
 
 
+def on_one_device() -> bool:
+    """Whether arrays are those of one device, as inside `shard_map`, so that any axis may be cut anywhere."""
+    mesh = get_abstract_mesh()
+    by_hand = not mesh.empty and all(kind == AxisType.Manual for kind in mesh.axis_types)
+    return by_hand or jax.device_count() == 1
+
+
 def whole(tree: Any) -> Any:
     """The arrays with every axis whole on each device."""
     if not explicit():
@@ -77,7 +84,7 @@ def _blocks(rows: Any, n: int, steps: int) -> Any:
         parts = math.prod(get_abstract_mesh().shape[name] for name in jax.tree.leaves(tuple(spec[:1])))
         x = whole(x) if parts > 1 and (size % parts or size * steps > n) else x
         x = jnp.pad(x, [(0, size * steps - n)] + [(0, 0)] * (x.ndim - 1)) if size * steps > n else x
-        if jax.device_count() == 1:
+        if on_one_device():
             return x.reshape(steps, size, *x.shape[1:])
         return jnp.moveaxis(x.reshape(size, steps, *x.shape[1:]), 1, 0)
 
@@ -88,7 +95,7 @@ def _joined(each: Any, n: int) -> Any:
     """What `_blocks` did, undone."""
 
     def join(x):
-        x = x if jax.device_count() == 1 else jnp.moveaxis(x, 0, 1)
+        x = x if on_one_device() else jnp.moveaxis(x, 0, 1)
         return x.reshape(-1, *x.shape[2:])[:n]
 
     return jax.tree.map(join, each)

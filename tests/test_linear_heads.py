@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from lossax import activations, losses, targets
+from lossax import _heads, activations, losses, targets
 from tests.vocabulary import quick
 
 N, D, CLASSES = 12, 4, 7
@@ -95,12 +95,16 @@ def test_reductions(reduction):
 
 
 def test_the_gradient_of_many_classes_is_added_up_in_place(monkeypatch):
-    """On one device, a few columns at a time, of which the last ones overlap."""
+    """On one device, a few columns at a time, of which the last ones overlap; of each token, too."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    x = [jnp.asarray(RNG.normal(size=s), jnp.float32) for s in ((6, 3), (3, 9000), (9000,))]
-    labels = np.array([0, 1, 4095, 4096, 8191, 8999])
-    first = lambda f: quick(jax.value_and_grad(functools.partial(f, labels=labels), (0, 1, 2)))(*x)  # noqa: E731
-    agree(first(functools.partial(tiled, tile=4)), first(plain), 2e-6)
+    monkeypatch.setattr(_heads, "_COLUMNS", 3)
+    x, pull = arrays(np.float32), jnp.asarray(WEIGHTS, jnp.float32)
+    each = lambda *x: -activations.linear_log_probs(x[0], LABELS, embedding=x[1], bias=x[2], tile=5)  # noqa: E731
+    for ours, peer in (
+        (functools.partial(tiled, tile=5), plain),
+        (lambda *x: jnp.sum(pull * each(*x)), lambda *x: jnp.sum(pull * plain(*x, reduction="none"))),
+    ):
+        agree(*(quick(jax.value_and_grad(f, (0, 1, 2)))(*x) for f in (ours, peer)), 1e-6)
 
 
 def test_inside_checkpoint_vmap_and_scan():
@@ -144,7 +148,8 @@ def test_memory_is_that_of_a_block():
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
-def test_tokens_on_several_devices(devices):
+def test_tokens_on_several_devices(devices, monkeypatch):
+    monkeypatch.setattr(_heads, "_COLUMNS", 3)  # inside `shard_map` they are added up in place too
     rng = np.random.default_rng(1)
     hidden = jnp.asarray(rng.normal(size=(16, D)), jnp.float32)
     labels, weights = jnp.asarray(rng.integers(0, CLASSES, 16)), jnp.asarray(rng.random(16), jnp.float32)
@@ -161,6 +166,14 @@ def test_tokens_on_several_devices(devices):
     local = functools.partial(step, axis_name="data", tile=1)
     x = (hidden, embedding, bias, labels, weights)
     agree(quick(jax.shard_map(local, mesh=mesh, **specs))(*x), quick(step)(*x), 1e-6)
+
+    def each(hidden, embedding, bias, labels, weights, total=jnp.sum):
+        log_probs = lambda *x: activations.linear_log_probs(x[0], labels, embedding=x[1], bias=x[2], tile=1)  # noqa: E731
+        return jax.value_and_grad(lambda *x: total(weights * log_probs(*x)), (0, 1, 2))(hidden, embedding, bias)
+
+    total = lambda x: jax.lax.psum(jnp.sum(x), "data")  # noqa: E731
+    local = functools.partial(each, total=total)
+    agree(quick(jax.shard_map(local, mesh=mesh, **specs))(*x), quick(each)(*x), 1e-6)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
