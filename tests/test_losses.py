@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -227,18 +228,17 @@ def test_forward_and_reverse_agree(loss):
     derivatives_agree(loss, v.draw(loss, (3,)))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-def test_sharded_is_local(loss, kind):
+def test_sharded_is_local(loss):
     arrays, run = v.draw(loss, (16,)), bound(loss)
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(kind,))
     where = float_positions(arrays)
     step = quick(jax.value_and_grad(lambda *a: run(*a, where=a[0].reshape(16, -1)[:, 0] < 1e9), argnums=where))
-    expected = step(*arrays)
-    with jax.set_mesh(mesh):
-        spread = [jax.device_put(a, NamedSharding(mesh, PartitionSpec("batch"))) for a in arrays]
-        actual = step(*spread)
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        close(np.asarray(a), np.asarray(b), 8, 0.1)
+    expected = jax.tree.leaves(step(*arrays))
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((8,), ("batch",), axis_types=(kind,))
+        with jax.set_mesh(mesh):
+            actual = step(*(jax.device_put(a, NamedSharding(mesh, PartitionSpec("batch"))) for a in arrays))
+        for x, y in zip(jax.tree.leaves(actual), expected, strict=True):
+            close(np.asarray(x), np.asarray(y), 8, 0.1)
 
 
 # ---- hyperparameters -------------------------------------------------------------------------------------------------
@@ -375,7 +375,7 @@ def one_sided(oracle, arrays, position, hyper, column, centre=None):
     return out
 
 
-def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, oracle=None, digits=150):
+def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, oracle=None, digits=150, jit=jax.jit):
     """Value and gradient of every unit against the oracle; what is finite there must be finite here, and right."""
     oracle = oracle or oracles()[loss.__name__]
     shown = {
@@ -393,7 +393,7 @@ def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, oracle=None, digi
     rounded_at = 1.0 if signed or cancels else 0.0
     positions = float_positions(arrays)
 
-    @jax.jit
+    @jit
     def run(*arrays):
         total = jax.grad(lambda *a: loss(*a, reduction="sum", **hyper), argnums=positions)
         return loss(*arrays, reduction="none", **hyper), total(*arrays)
@@ -476,9 +476,14 @@ def variants(loss, *, numbers=True):
                 yield base | {name: choice}
 
 
+def with_compilers(variants):
+    """As users compile it with its defaults; what else there is, with less time spent on machine code."""
+    return zip(variants, itertools.chain([jax.jit], itertools.repeat(quick)), strict=False)
+
+
 def test_ordinary_numbers_are_exact(loss):
-    for hyper in variants(loss):
-        compare(loss, v.draw(loss, (12,)), hyper, value_ulps=8, gradient_ulps=8, digits=110)
+    for hyper, jit in with_compilers(variants(loss)):
+        compare(loss, v.draw(loss, (12,)), hyper, value_ulps=8, gradient_ulps=8, digits=110, jit=jit)
 
 
 def half_precision_is_rounded_once(loss, half):
@@ -522,8 +527,8 @@ def hostile(loss):
 
 
 def test_hostile_numbers(loss):
-    for hyper in variants(loss, numbers=False):
-        compare(loss, hostile(loss), hyper, value_ulps=32, gradient_ulps=64)
+    for hyper, jit in with_compilers(variants(loss, numbers=False)):
+        compare(loss, hostile(loss), hyper, value_ulps=32, gradient_ulps=64, jit=jit)
 
 
 def test_small_numbers_keep_their_digits(loss):

@@ -28,6 +28,7 @@ from tests.test_losses import (
     numeric,
     spoil,
     variants,
+    with_compilers,
 )
 from tests.vocabulary import quick
 
@@ -203,21 +204,17 @@ def test_forward_and_reverse_agree(loss):
     derivatives_agree(loss, draw(loss, 2))
 
 
-@pytest.mark.parametrize("axis", [0, 1], ids=["sets", "elements"])
-def test_sharded_is_local(loss, axis):
-    run = bound(loss)
-    units = [8, *elements(loss)]
-    units[axis] = 16
-    arrays = v.draw(loss, tuple(units))
-    where = float_positions(arrays)
-    step = quick(jax.value_and_grad(run, argnums=where))
-    expected = step(*arrays)
+def test_sharded_is_local(loss):
+    """Sets or their elements are spread over devices."""
+    arrays = v.draw(loss, (8, 16, *elements(loss)[1:]))
+    step = quick(jax.value_and_grad(bound(loss), argnums=float_positions(arrays)))
+    expected = jax.tree.leaves(step(*arrays))
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
-    with jax.set_mesh(mesh):
-        spec = PartitionSpec(*[None] * axis, "batch")
-        actual = step(*(jax.device_put(a, NamedSharding(mesh, spec)) for a in arrays))
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        close(np.asarray(a), np.asarray(b), 16, 1.0)
+    for spec in (PartitionSpec("batch"), PartitionSpec(None, "batch")):
+        with jax.set_mesh(mesh):
+            actual = step(*(jax.device_put(a, NamedSharding(mesh, spec)) for a in arrays))
+        for x, y in zip(jax.tree.leaves(actual), expected, strict=True):
+            close(np.asarray(x), np.asarray(y), 16, 1.0)
 
 
 def test_every_hyperparameter_may_be_traced(loss):
@@ -297,8 +294,9 @@ def exact_sets(loss):
 
 
 def test_ordinary_numbers_are_exact(loss):
-    for hyper in variants(loss):
-        compare(loss, draw(loss, 2), hyper, value_ulps=16, gradient_ulps=16, oracle=exact_sets(loss), digits=110)
+    for hyper, jit in with_compilers(variants(loss)):
+        ulps = {"value_ulps": 16, "gradient_ulps": 16}
+        compare(loss, draw(loss, 2), hyper, **ulps, oracle=exact_sets(loss), digits=110, jit=jit)
 
 
 def test_hostile_numbers(loss):
