@@ -220,7 +220,8 @@ def _to_mixture(mass: jax.Array, excess: jax.Array, far: jax.Array) -> tuple[jax
     x = divide(excess, mass)
     near = (mass > 0) & (x >= -0.5) & (x <= 1.0)
     x = jnp.where(near, x, jnp.zeros_like(x))
-    value = jnp.where(near, mass * x_minus_log1p(x), scaled(mass, far) + excess)
+    some = mass >= jnp.finfo(mass.dtype).tiny  # below it a processor may take a mass for 0 here and not there
+    value = jnp.where(near, mass * x_minus_log1p(x), jnp.where(some, scaled(mass, far), jnp.zeros_like(far)) + excess)
     return value, jnp.where(near, -jnp.log1p(x), far)
 
 
