@@ -14,7 +14,7 @@ from importlib import metadata
 
 import jax
 
-from benchmarks import contrastive, ctc, growth, heads, losses, optimizers, ranking
+from benchmarks import contrastive, ctc, growth, heads, losses, matrices, optimizers, ranking
 from benchmarks.measure import compare
 
 RESULTS = pathlib.Path(__file__).parent / "results.json"
@@ -25,6 +25,7 @@ GROUPS = {
     "sequences": ctc,
     "heads": heads,
     "growth": growth,
+    "matrices": matrices,
     "optimizers": optimizers,
 }
 
@@ -45,8 +46,19 @@ def line(row):
     return f"{row['case']:<52} {row['peer'] or '-':>6} {own} {memory} {compiling}"
 
 
-def write(results):
-    """Atomically: a run that is cut off leaves the old file."""
+def saved():
+    """What results.json holds."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"about": {}, "rows": []}
+
+
+def machine():
+    versions = {name: metadata.version(name) for name in ("jax", "optax")}
+    return {"backend": jax.default_backend(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+
+
+def write(parts):
+    """Parts of results.json anew, atomically: a run that is cut off leaves the old file."""
+    results = saved() | parts
     handle, name = tempfile.mkstemp(dir=RESULTS.parent, suffix=".json")
     with os.fdopen(handle, "w") as file:
         json.dump(results, file, indent=1)
@@ -54,13 +66,12 @@ def write(results):
     pathlib.Path(name).replace(RESULTS)
 
 
-def kept(about, rows, *, everything):
+def kept(rows, *, everything):
     """Rows of cases that were not run now, if all cases were not and the earlier run was of the same machine."""
-    if everything or not RESULTS.exists():
+    earlier, now = saved(), {row["case"] for row in rows}
+    if everything or earlier["about"] != machine():
         return []
-    earlier = json.loads(RESULTS.read_text())
-    now = {row["case"] for row in rows}
-    return [row for row in earlier["rows"] if row["case"] not in now] if earlier["about"] == about else []
+    return [row for row in earlier["rows"] if row["case"] not in now]
 
 
 def main():
@@ -83,10 +94,8 @@ def main():
                 print(line(row), flush=True)
     if not rows:
         parser.error(f"no case contains any of {options.names}")
-    versions = {name: metadata.version(name) for name in ("jax", "optax")}
-    about = {"backend": jax.default_backend(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
     if not options.no_write:
-        write({"about": about, "rows": [*kept(about, rows, everything=not options.names), *rows]})
+        write({"about": machine(), "rows": [*kept(rows, everything=not options.names), *rows]})
 
 
 if __name__ == "__main__":

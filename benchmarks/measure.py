@@ -1,6 +1,7 @@
 """How two programs are compared: interleaved, after a warm-up, by the median."""
 
 import dataclasses
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -69,10 +70,11 @@ def compare(case: Case, rounds: int) -> Iterator[dict]:
     for run in runs.values():
         run()
     seconds = {name: [] for name in runs}
+    shuffled = random.Random(0)  # a peer's threads may spin for a while after it: nobody always comes next
     for _ in range(rounds):
-        for name, run in runs.items():
+        for name in shuffled.sample([*runs], len(runs)):
             start = time.perf_counter()
-            run()
+            runs[name]()
             seconds[name].append(time.perf_counter() - start)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     own = {

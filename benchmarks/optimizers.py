@@ -1,6 +1,8 @@
 """One step of every optimizer that Optax also has: same parameters, same gradients, state donated."""
 
-from collections.abc import Iterator
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,20 @@ PEERS = {
     "nadam": (lambda: lossax.optimizers.nadam(1e-3), lambda: optax.nadam(1e-3)),
     "lion": (lambda: lossax.optimizers.lion(1e-3), lambda: optax.lion(1e-3)),
     "adafactor": (lambda: lossax.optimizers.adafactor(1e-3), lambda: optax.adafactor(1e-3)),
+    "amsgrad": (lambda: lossax.optimizers.amsgrad(1e-3), lambda: optax.amsgrad(1e-3)),
+    "adamax": (lambda: lossax.optimizers.adamax(1e-3), lambda: optax.adamax(1e-3)),
+    "radam": (lambda: lossax.optimizers.radam(1e-3), lambda: optax.radam(1e-3)),
+    "adabelief": (lambda: lossax.optimizers.adabelief(1e-3), lambda: optax.adabelief(1e-3)),
+    "yogi": (lambda: lossax.optimizers.yogi(1e-3), lambda: optax.yogi(1e-3)),
+    "adan": (lambda: lossax.optimizers.adan(1e-3), lambda: optax.adan(1e-3)),
+    "adopt": (lambda: lossax.optimizers.adopt(1e-3), lambda: optax.contrib.adopt(1e-3)),
+    "ademamix": (lambda: lossax.optimizers.ademamix(1e-3), lambda: optax.contrib.ademamix(1e-3)),
+    "lamb": (lambda: lossax.optimizers.lamb(1e-3), lambda: optax.lamb(1e-3)),
+    "lars": (lambda: lossax.optimizers.lars(1e-3), lambda: optax.lars(1e-3)),
+    "adadelta": (lambda: lossax.optimizers.adadelta(1e-3), lambda: optax.adadelta(1e-3)),
+    "rprop": (lambda: lossax.optimizers.rprop(1e-3), lambda: optax.rprop(1e-3)),
+    "signum": (lambda: lossax.optimizers.signum(1e-3), lambda: optax.signum(1e-3)),
+    "sign_sgd": (lambda: lossax.optimizers.sign_sgd(1e-3), lambda: optax.sign_sgd(1e-3)),
 }
 
 
@@ -44,6 +60,23 @@ def arguments(tx, count, rows, columns):
     return make
 
 
+def torch_adamw(count, rows, columns) -> Callable[[], None] | None:
+    """A step of torch's fused AdamW, or nothing where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+
+    @functools.cache
+    def made():
+        import torch
+
+        leaves = [torch.nn.Parameter(torch.randn(rows, columns)) for _ in range(count)]
+        for leaf in leaves:
+            leaf.grad = torch.randn(rows, columns)
+        return torch.optim.AdamW(leaves, lr=1e-3, weight_decay=1e-4, fused=True)
+
+    return lambda: made().step()
+
+
 def cases() -> Iterator[Case]:
     for label, shape in SHAPES.items():
         for name, (ours, theirs) in PEERS.items():
@@ -54,5 +87,6 @@ def cases() -> Iterator[Case]:
                 ours=step(mine),
                 peer=step(peer),
                 make_peer_arguments=arguments(peer, *shape),
+                torch=torch_adamw(*shape) if name == "adamw" else None,
                 donate=(0, 1),
             )

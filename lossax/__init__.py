@@ -16,6 +16,8 @@ from lossax import targets as targets
 from lossax import transforms as transforms
 from lossax._assemble import assemble as assemble
 from lossax._assemble import learning_rate as learning_rate
+from lossax._matrices import describe as describe
+from lossax._matrices import matrix_rule as matrix_rule
 from lossax._progress import progress as progress
 from lossax._recommend import Recommendation as Recommendation
 from lossax._recommend import recommend as recommend

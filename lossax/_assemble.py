@@ -18,7 +18,12 @@ class AssembleState(NamedTuple):
 
 
 def _rate_and_decay(
-    learning_rate: Hyperparameter, weight_decay: Hyperparameter, mask: Mask | None, independent: bool
+    learning_rate: Hyperparameter,
+    weight_decay: Hyperparameter,
+    mask: Mask | None,
+    independent: bool,
+    other_rate: Hyperparameter | None,
+    other: Mask | None,
 ) -> optax.GradientTransformation:
     def rate_at(step):
         return jnp.array(_hyper.at(step, learning_rate), _hyper.default_float(), copy=True)
@@ -29,19 +34,25 @@ def _rate_and_decay(
         return AssembleState(step, rate_at(step))
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None):
-        rate = _hyper.at(state.step, learning_rate)
+        rates = [_hyper.at(state.step, rate) for rate in (learning_rate, other_rate) if rate is not None]
         new_state = AssembleState(_tree.increment(state.step), rate_at(state.step))
+        known = updates if params is None else params
+        others = _tree.resolve_mask(other, known)
+
+        def rate_of(other, rates):
+            return jnp.where(other, rates[1], rates[0]) if len(rates) > 1 else rates[0]
+
         if _hyper.is_zero(weight_decay):
-            scaled = _tree.map(lambda u, rate: -rate * u, updates, scalars=(rate,))
-            return _tree.cast_like(scaled, updates if params is None else params), new_state
+            scaled = _tree.map(lambda u, other, *rates: -rate_of(other, rates) * u, updates, others, scalars=(*rates,))
+            return _tree.cast_like(scaled, known), new_state
         _tree.require_params(params, "weight_decay is not the Python number 0")
 
-        def step_of(u, p, keep, rate, shrink):
-            decayed = jnp.where(keep, shrink * p, jnp.zeros_like(p))
+        def step_of(u, p, keep, other, shrink, *rates):
+            decayed, rate = jnp.where(keep, shrink * p, jnp.zeros_like(p)), rate_of(other, rates)
             return -rate * u - decayed if independent else -rate * (u + decayed)
 
-        scalars = (rate, _hyper.at(state.step, weight_decay))
-        scaled = _tree.map(step_of, updates, params, _tree.resolve_mask(mask, params), scalars=scalars)
+        scalars = (_hyper.at(state.step, weight_decay), *rates)
+        scaled = _tree.map(step_of, updates, params, _tree.resolve_mask(mask, params), others, scalars=scalars)
         return _tree.cast_like(scaled, params), new_state
 
     return optax.GradientTransformation(init, update)
@@ -54,6 +65,8 @@ def assemble(
     weight_decay_mask: Mask | None = None,
     *,
     independent: bool = False,
+    other_learning_rate: Hyperparameter | None = None,
+    other: Mask | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""The last line of every optimizer.
 
@@ -68,6 +81,8 @@ def assemble(
       weight_decay: Decoupled decay, nonnegative. Unless it is the Python number 0, `update` needs `params`.
       weight_decay_mask: Parameters to decay: booleans or a function of the parameters (`path_mask`); `None` is all.
       independent: Decay by `weight_decay` alone instead of `learning_rate * weight_decay`.
+      other_learning_rate: Rate of the parameters in `other`, nonnegative; `None` is `learning_rate`.
+      other: Parameters with a rate of their own: booleans or a function of the parameters; `None` is all.
 
     Returns:
       The optimizer.
@@ -86,8 +101,11 @@ def assemble(
       Loshchilov and Hutter, *Decoupled weight decay regularization*, 2019.
     """
     _check.nonnegative(learning_rate=learning_rate, weight_decay=weight_decay)
+    if other_learning_rate is not None:
+        _check.nonnegative(other_learning_rate=other_learning_rate)
     wide = optax.stateless(lambda updates, _: _tree.map(lambda u: u, updates))
-    return optax.chain(wide, direction, _rate_and_decay(learning_rate, weight_decay, weight_decay_mask, independent))
+    last = _rate_and_decay(learning_rate, weight_decay, weight_decay_mask, independent, other_learning_rate, other)
+    return optax.chain(wide, direction, last)
 
 
 def learning_rate(state: Any) -> jax.Array:

@@ -184,13 +184,13 @@ def increasing(least: int = 2, **values: Any) -> None:
             raise ValueError(f"{name} must increase, got {known}")
 
 
-def count(**values: Any) -> None:
-    """Raises unless every value is a positive Python integer: it sets structure, so it can be no tracer."""
+def count(least: int = 1, /, **values: Any) -> None:
+    """Raises unless every value is a Python integer, `least` or above: it sets structure, so it can be no tracer."""
     for name, value in values.items():
         if not isinstance(value, int | np.integer) or isinstance(value, bool):
             raise TypeError(f"{name} sets structure and must be a Python int, got {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def axes(axes: Any, event: int = 0, **arrays: Any) -> tuple[int, ...]:

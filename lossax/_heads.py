@@ -38,6 +38,11 @@ _COLUMNS = 4096
 """Classes of the embedding whose gradient is added up at once."""
 
 
+def capped(logits: jax.Array, soft_cap: jax.Array | None) -> jax.Array:
+    """The logits, bent towards a bound if there is one."""
+    return logits if soft_cap is None else _numerics.soft_cap(logits, soft_cap)
+
+
 def label_loss(
     logits: jax.Array,
     labels: jax.Array,
@@ -47,8 +52,7 @@ def label_loss(
     soft_cap: jax.Array | None,
 ) -> jax.Array:
     """Cross-entropy of each row `[..., classes]` with its label; what is None is left out of the program."""
-    if soft_cap is not None:
-        logits = _numerics.soft_cap(logits, soft_cap)
+    logits = capped(logits, soft_cap)
     loss = _numerics.label_surprise(logits, labels)
     if gamma is not None:
         loss = _numerics.focal_surprise(loss, _numerics.label_miss(logits, labels), gamma)
@@ -94,26 +98,52 @@ def made(hidden: Any, embedding: Any, bias: Any, prefix: str = "") -> Head:
     return Head(jnp.asarray(embedding).astype(dtype), bias)
 
 
-def known_labels(where: Any, labels: Any, head: Head) -> tuple[jax.Array, jax.Array]:
+def classes_of(head: Head, class_axis: str | None) -> int:
+    """On all devices of the mesh axis that they are spread over."""
+    return len(head.bias) * (1 if class_axis is None else lax.axis_size(class_axis))
+
+
+def known_labels(where: Any, labels: Any, head: Head, class_axis: str | None = None) -> tuple[jax.Array, jax.Array]:
     """Labels after the mask, and 1 for each, or NaN if it names no class."""
     (labels,) = masked(where, labels)
     labels = labels.astype(jnp.int32) if labels.dtype.itemsize < 4 else labels
-    known = _check.labels(labels, len(head.bias))
+    known = _check.labels(labels, classes_of(head, class_axis))
     return labels, jnp.where(known, jnp.ones((), head.bias.dtype), jnp.nan)
 
 
-def _logits(hidden: tuple[jax.Array, ...], heads: tuple[Head, ...]) -> tuple[jax.Array, ...]:
+def _logits(hidden: tuple[jax.Array, ...], heads: tuple[Head, ...], class_axis: str | None) -> tuple[jax.Array, ...]:
     """In the dtype of the bias: products of 16-bit numbers are exact in float32, and are added up there."""
 
     def of(x, head):
-        return jnp.matmul(x, head.embedding, preferred_element_type=head.bias.dtype) + head.bias[None, :]
+        logits = jnp.matmul(x, head.embedding, preferred_element_type=head.bias.dtype) + head.bias[None, :]
+        return logits if class_axis is None else lax.all_gather(logits, class_axis, axis=1, tiled=True)
 
     return tuple(map(of, hidden, heads))
 
 
-def _size(heads: tuple[Head, ...], tile: int | None) -> dict[str, Any]:
+def _own(slopes: jax.Array, head: Head, class_axis: str | None) -> jax.Array:
+    """Those of the classes that lie on this device."""
+    if class_axis is None:
+        return slopes
+    here = len(head.bias)
+    return lax.dynamic_slice_in_dim(slopes, lax.axis_index(class_axis) * here, here, axis=1)
+
+
+def _share(x: jax.Array, class_axis: str | None) -> jax.Array:
+    """What a device says of a block whose logits all of them have: it counts once when they add up."""
+    return x if class_axis is None or x.dtype == bool else x / lax.axis_size(class_axis)
+
+
+def _together(x: jax.Array, class_axis: str | None) -> jax.Array:
+    """The sum of shares."""
+    if class_axis is None:
+        return x
+    return lax.psum(x.astype(jnp.int32), class_axis) > 0 if x.dtype == bool else lax.psum(x, class_axis)
+
+
+def _size(heads: tuple[Head, ...], tile: int | None, class_axis: str | None) -> dict[str, Any]:
     """How many numbers a token has in a block, how many tokens are in one, and that heads may be spread."""
-    width = sum(len(head.bias) for head in heads)
+    width = sum(classes_of(head, class_axis) for head in heads)
     most = max(head.embedding.shape[0] for head in heads) // 8  # so that logits are an eighth of an embedding
     tile = max(1, most, _LOGITS // max(width, 1)) if tile is None else tile
     return {"width": width, "tile": tile, "spread": True}
@@ -152,6 +182,7 @@ def _grown(total: tuple[Any, Any], hidden: jax.Array, slopes: jax.Array) -> tupl
 def _gradient(
     f: Loss,
     tile: int | None,
+    class_axis: str | None,
     moved: Any,
     hidden: tuple[jax.Array, ...],
     rows: Any,
@@ -166,11 +197,13 @@ def _gradient(
     def with_gradient(tokens, common, totals):
         (hidden, rows), (heads, shared) = tokens, common
         total, by_shared, by_heads = totals
-        logits, every_logit = chosen(_logits(hidden, heads), trained)
+        logits, every_logit = chosen(_logits(hidden, heads, class_axis), trained)
         own, every_row = chosen(rows, of_rows)
         ours, all_shared = chosen(shared, of_shared)
         loss = lambda z, x, y: jnp.sum(f(every_logit(z), every_row(x), all_shared(y)))  # noqa: E731
-        value, (slopes, by_row, more) = jax.value_and_grad(loss, (0, 1, 2))(logits, own, ours)
+        value, (slopes, *others) = jax.value_and_grad(loss, (0, 1, 2))(logits, own, ours)
+        value, by_row, more = jax.tree.map(lambda x: _share(x, class_axis), (value, *others))
+        slopes = [_own(x, head, class_axis) for x, head in zip(slopes, on(heads), strict=True)]
         of_head = zip(slopes, on(heads), on(of_states), strict=True)
         by_states = [_back(slope, head.embedding) for slope, head, moved in of_head if moved]
         by_heads = list(map(_grown, by_heads, on(hidden), slopes))
@@ -181,16 +214,24 @@ def _gradient(
         return tuple(zero(x) if m else None for x, m in zip(head, moved, strict=True))
 
     scalar = jax.ShapeDtypeStruct((), heads[0].bias.dtype)
-    start = jax.tree.map(lambda x: constant(0.0, x, hidden, rows, shared), (scalar, chosen(shared, of_shared)[0]))
+    start = jax.tree.map(
+        lambda x: constant(0.0, x, hidden, rows, shared, heads), (scalar, chosen(shared, of_shared)[0])
+    )
     start = (*start, list(map(zeros, on(heads), on(of_heads))))
-    run = lambda rows, shared, start: by_rows(with_gradient, rows, shared, totals=start, **_size(heads, tile))  # noqa: E731
+    loop = partial(by_rows, with_gradient, **_size(heads, tile, class_axis))
+    run = lambda rows, shared, start: loop(rows, shared, totals=start)  # noqa: E731
     each, (value, *sums) = as_it_is(run, (hidden, rows), (heads, shared), start)
     return value, jax.tree.leaves((*each, *sums))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def over_tokens(
-    f: Loss, tile: int | None, hidden: tuple[jax.Array, ...], rows: Any, shared: Any, heads: tuple[Head, ...]
+    f: Loss,
+    tile: int | None,
+    class_axis: str | None,
+    hidden: tuple[jax.Array, ...],
+    rows: Any,
+    shared: Any,
+    heads: tuple[Head, ...],
 ) -> jax.Array:
     """Sum over tokens of what `f` returns; the gradient is made along with it, from the same logits.
 
@@ -200,6 +241,7 @@ def over_tokens(
       f: Takes logits `[block, classes]` of each head, a block of `rows`, and `shared`. Returns one number for each
         token, 0 where its rows are zeros.
       tile: Tokens of a block; by the number of classes if None.
+      class_axis: Mesh axis over which the classes of all heads are spread.
       hidden: Float `[n, d]` for each head.
       rows: Tree of arrays `[n, ...]`.
       shared: Tree of arrays, whole in every block.
@@ -208,43 +250,55 @@ def over_tokens(
     Returns:
       A scalar.
     """
+    return _together(_over_tokens(f, tile, class_axis, hidden, rows, shared, heads), class_axis)
 
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _over_tokens(f, tile, class_axis, hidden, rows, shared, heads):
     def block(tokens, common):
         (hidden, rows), (heads, shared) = tokens, common
-        return (), jnp.sum(f(_logits(hidden, heads), rows, shared))
+        return (), _share(jnp.sum(f(_logits(hidden, heads, class_axis), rows, shared)), class_axis)
 
-    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile))[1]
+    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile, class_axis))[1]
 
 
-def _over_tokens_jvp(f, tile, primals, tangents):
+def _over_tokens_jvp(f, tile, class_axis, primals, tangents):
     moved = jax.tree.map(lambda m: not isinstance(m, SymbolicZero) and m.dtype != float0, tangents)
-    value, slopes = _gradient(f, tile, moved, *primals)
+    value, slopes = _gradient(f, tile, class_axis, moved, *primals)
     moves = compress(jax.tree.leaves(tangents), jax.tree.leaves(moved))
     terms = [jnp.sum(s * m.astype(s.dtype)) for s, m in zip(slopes, moves, strict=True)]
     return value, reduce(jnp.add, terms, jnp.zeros_like(value))
 
 
-over_tokens.defjvp(_over_tokens_jvp, symbolic_zeros=True)
+_over_tokens.defjvp(_over_tokens_jvp, symbolic_zeros=True)
 
 
 def of_each_token(
-    f: Loss, tile: int | None, hidden: tuple[jax.Array, ...], rows: Any, shared: Any, heads: tuple[Head, ...]
+    f: Loss,
+    tile: int | None,
+    class_axis: str | None,
+    hidden: tuple[jax.Array, ...],
+    rows: Any,
+    shared: Any,
+    heads: tuple[Head, ...],
 ) -> Any:
     """What `f` returns: arrays with one entry for each token.
 
     The gradient makes each block of logits a second time. It is for reverse mode alone: in forward mode a gradient of
     an embedding could not be added up in place.
     """
-    return _of_each_token(f, tile, *varying((hidden, rows, shared, heads)))
+    found = _of_each_token(f, tile, class_axis, *varying((hidden, rows, shared, heads)))
+    return jax.tree.map(lambda x: _together(x, class_axis), found)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _of_each_token(f, tile, hidden, rows, shared, heads):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _of_each_token(f, tile, class_axis, hidden, rows, shared, heads):
     def block(tokens, common):
         (hidden, rows), (heads, shared) = tokens, common
-        return f(_logits(hidden, heads), rows, shared), ()
+        found = f(_logits(hidden, heads, class_axis), rows, shared)
+        return jax.tree.map(lambda x: _share(x, class_axis), found), ()
 
-    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile))[0]
+    return by_rows(block, (hidden, rows), (heads, shared), **_size(heads, tile, class_axis))[0]
 
 
 @jax.tree_util.register_static
@@ -252,13 +306,13 @@ class _Flags(tuple):
     """Which arrays are differentiated; a part of the structure of a tree."""
 
 
-def _of_each_token_forward(f, tile, *arguments):
+def _of_each_token_forward(f, tile, class_axis, *arguments):
     flags = _Flags(x.perturbed and jnp.issubdtype(x.value.dtype, jnp.floating) for x in jax.tree.leaves(arguments))
     values = jax.tree.map(lambda x: x.value, arguments)
-    return _of_each_token(f, tile, *values), (values, flags)
+    return _of_each_token(f, tile, class_axis, *values), (values, flags)
 
 
-def _of_each_token_backward(f, tile, saved, pulls):
+def _of_each_token_backward(f, tile, class_axis, saved, pulls):
     (hidden, rows, shared, heads), flags = saved
     leaves, form = jax.tree.flatten((hidden, rows, shared, heads))
     moved = form.unflatten(flags)
@@ -271,7 +325,7 @@ def _of_each_token_backward(f, tile, saved, pulls):
         return reduce(jnp.add, map(scaled, pulls, found))
 
     moved = (moved[0], (moved[1], [False] * len(pulls)), *moved[2:])
-    _, slopes = _gradient(loss, tile, moved, hidden, (rows, pulls), shared, heads)
+    _, slopes = _gradient(loss, tile, class_axis, moved, hidden, (rows, pulls), shared, heads)
     slopes = iter(slopes)
     return form.unflatten([next(slopes).astype(x.dtype) if on else None for x, on in zip(leaves, flags, strict=True)])
 
@@ -306,13 +360,21 @@ def _flat(
 
 
 def each_token(
-    f: Loss, hidden: tuple[Any, ...], heads: tuple[Head, ...], rows: Any, shared: Any, *, tile: int | None, where: Any
+    f: Loss,
+    hidden: tuple[Any, ...],
+    heads: tuple[Head, ...],
+    rows: Any,
+    shared: Any,
+    *,
+    tile: int | None,
+    class_axis_name: str | None,
+    where: Any,
 ) -> Any:
     """What `f` returns for each of the tokens `[...]` whose states are `[..., d]`; the rest is as in `token_loss`."""
     if tile is not None:
         _check.count(tile=tile)
     shape = hidden[0].shape[:-1]
-    found = of_each_token(f, tile, *_flat(where, hidden, heads, rows, shared))
+    found = of_each_token(f, tile, class_axis_name, *_flat(where, hidden, heads, rows, shared))
     return jax.tree.map(lambda x: x.reshape(shape), found)
 
 
@@ -325,6 +387,7 @@ def token_loss(
     *,
     tile: int | None,
     axis_name: str | None,
+    class_axis_name: str | None,
     where: Any,
     weights: Any,
     reduction: Reduction,
@@ -339,6 +402,7 @@ def token_loss(
       shared: Tree of arrays, whole in every block.
       tile: Tokens of a block; by the number of classes if None.
       axis_name: Mesh axis over which the tokens are spread.
+      class_axis_name: Mesh axis over which the classes of all heads are spread.
       where: Units to keep, bool `[...]`.
       weights: Weight of each unit, float `[...]`.
       reduction: `"mean"` over total weight, `"sum"`, or `"none"`.
@@ -351,7 +415,8 @@ def token_loss(
     if tile is not None:
         _check.count(tile=tile)
     if reduction == "none" or 0 in shape:
-        values = each_token(f, hidden, heads, rows, shared, tile=tile, where=where)
+        axes = {"tile": tile, "class_axis_name": class_axis_name}
+        values = each_token(f, hidden, heads, rows, shared, **axes, where=where)
         return reduce_units(values, where, weights, reduction, axis_name)
 
     def loss(logits, rows, shared):
@@ -360,7 +425,7 @@ def token_loss(
 
     shrink = 2.0 ** -math.prod(shape).bit_length()  # a sum of finite losses shall not overflow
     weight = shrink * unit_weights(shape, where, weights, dtype=dtype)
-    total = over_tokens(loss, tile, *_flat(where, hidden, heads, (rows, weight), shared))
+    total = over_tokens(loss, tile, class_axis_name, *_flat(where, hidden, heads, (rows, weight), shared))
     weight = jnp.sum(weight)
     mean = divide(total, weight)
     return reduce_units(mean, None, weight if reduction == "mean" else weight / shrink, reduction, axis_name)

@@ -38,6 +38,11 @@ def scalar(value: jax.typing.ArrayLike) -> jax.Array:
     return jnp.asarray(value, default_float())
 
 
+def period(step: jax.typing.ArrayLike, value: Hyperparameter) -> jax.Array:
+    """The whole number of steps, at least 1, that a hyperparameter is at a step."""
+    return jnp.maximum(jnp.round(scalar(at(step, value))).astype(jnp.int32), 1)
+
+
 def is_zero(value: Any) -> bool:
     """Whether a hyperparameter is the Python number 0, so that its term can be left out of the program."""
     return isinstance(value, int | float) and value == 0

@@ -299,12 +299,6 @@ def _surprise(others: jax.Array, gap: jax.Array, wrong: jax.Array, share: jax.Ar
     return (jnp.maximum(gap, 0.0) + jnp.log1p(odds))[..., 0]
 
 
-def _miss(others: jax.Array, wrong: jax.Array, share: jax.Array) -> jax.Array:
-    """1 less the label's probability, of the sums of `_odds`."""
-    miss = others * _inverse_total(others, wrong, share)
-    return jnp.where(wrong & (others == 0), jnp.ones_like(miss), miss)[..., 0]
-
-
 @jax.custom_jvp
 def label_surprise(logits: jax.Array, labels: jax.Array) -> jax.Array:
     r"""-log softmax(logits)[label] of each row, with all its digits also when the row is confident.
@@ -330,9 +324,10 @@ def _(primals, tangents):
     return surprise, jnp.sum(slope * tangents[0], axis=-1)
 
 
-def _slope(logits: jax.Array, labels: jax.Array, mass: jax.Array, others: jax.Array, *rest: jax.Array) -> jax.Array:
+def _slope(logits: jax.Array, labels: jax.Array, *odds: jax.Array) -> jax.Array:
     """Of the surprise by each logit, from what `_odds` returns."""
-    inverse = _inverse_total(others, *rest[1:])
+    mass, others, _, wrong, share = odds
+    inverse = _inverse_total(others, wrong, share)
     return jnp.where(one_hot(labels, logits), -(others * inverse), mass * inverse)
 
 
@@ -355,7 +350,8 @@ def _(primals, tangents):
 def label_miss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """1 - softmax(logits)[label] of each row, with all its digits also when the row is confident."""
     _, others, _, wrong, share = _odds(logits, labels)
-    return _miss(others, wrong, share)
+    miss = others * _inverse_total(others, wrong, share)
+    return jnp.where(wrong & (others == 0), jnp.ones_like(miss), miss)[..., 0]
 
 
 @label_miss.defjvp

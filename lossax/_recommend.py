@@ -50,7 +50,7 @@ class Model(NamedTuple):
     train: str
     use: tuple[str, ...]
     learning_rate: float
-    options: dict[str, float]
+    options: dict[str, float | str]
     schedule: str
     clip: float | None
     because: str
@@ -313,6 +313,16 @@ MODELS = (
         "warm-up, a clip and a faster second moment survive its early spikes",
     ),
     Model(
+        "fewer steps",
+        "a transformer, in fewer steps",
+        ("optimizers.muon", "optimizers.soap", "optimizers.adamw"),
+        3e-3,
+        {"scale": "rms", "weight_decay": 0.1},
+        "schedules.warmup_cosine",
+        1.0,
+        "all singular values of a step are alike; at this scale rates and decay are AdamW's",
+    ),
+    Model(
         "convolutional",
         "a convolutional network",
         ("optimizers.sgd", "optimizers.adamw"),
@@ -386,7 +396,7 @@ def function(name: str) -> Callable[..., Any]:
 
 
 def _call(name: str, *arguments: str, **options: Any) -> str:
-    return f"{name}({', '.join([*arguments, *(f'{key}={value}' for key, value in options.items())])})"
+    return f"{name}({', '.join([*arguments, *(f'{key}={value!r}' for key, value in options.items())])})"
 
 
 def recommend(task: str, *, model: str = "any", steps: int = 1000) -> Recommendation:

@@ -47,6 +47,14 @@ def whole(tree: Any) -> Any:
     return jax.tree.map(lambda x: reshard(x, PartitionSpec()) if jnp.ndim(x) else x, tree)
 
 
+def kept_whole(tree: Any) -> Any:
+    """The arrays whole on each device of the mesh in use, on automatic meshes too, where XLA would spread them."""
+    mesh = get_abstract_mesh()
+    if mesh.empty or AxisType.Auto not in mesh.axis_types:
+        return whole(tree)
+    return jax.tree.map(lambda x: lax.with_sharding_constraint(x, PartitionSpec()), tree)
+
+
 def spread_like(x: jax.Array, like: jax.Array) -> jax.Array:
     """The array, spread over devices as another of its shape is."""
     return reshard(x, jax.typeof(like).sharding.spec) if explicit() else x
@@ -66,9 +74,9 @@ def product(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.einsum("ni,nj->ij", x, y, out_sharding=spec if explicit() else None)
 
 
-def inner(x: jax.Array, y: jax.Array) -> jax.Array:
+def inner(x: jax.Array, y: jax.Array, precision: lax.PrecisionLike = None) -> jax.Array:
     """Inner products `[n, m]` of rows `[n, d]` and `[m, d]`; for `x @ y.T` XLA would hold a transposed y in a loop."""
-    return jnp.einsum("nd,md->nm", x, y)
+    return jnp.einsum("nd,md->nm", x, y, precision=precision)
 
 
 def _blocks(rows: Any, n: int, steps: int) -> Any:

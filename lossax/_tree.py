@@ -84,6 +84,11 @@ def square(x: jax.Array) -> jax.Array:
     return (x * jnp.conj(x)).real if jnp.iscomplexobj(x) else x * x
 
 
+def absolute(x: jax.Array) -> jax.Array:
+    """|x|, real for complex x, with derivative 0 at 0."""
+    return _numerics.hypot(x.real, x.imag) if jnp.iscomplexobj(x) else _numerics.absolute(x)
+
+
 def moment(tree: PyTree, average: PyTree, decay: Any, *, order: int = 1) -> PyTree:
     """decay * average + (1 - decay) * |tree|^order, in the dtype of `average`."""
 
@@ -91,6 +96,33 @@ def moment(tree: PyTree, average: PyTree, decay: Any, *, order: int = 1) -> PyTr
         return keep * old + take * (square(new) if order == 2 else new)
 
     return cast_like(map(update, average, tree, scalars=(decay, 1.0 - decay)), average)
+
+
+def rms(x: jax.Array) -> jax.Array:
+    """Root of the mean square, 0 for no elements."""
+    return _numerics.sqrt(jnp.sum(square(x)) / max(x.size, 1))
+
+
+def approach(tree: PyTree, average: PyTree, take: Any, *, order: int = 1) -> PyTree:
+    """average + take (|tree|^order - average), in the dtype of `average`: `moment` for long memories.
+
+    There the share 1 - take that `moment` multiplies by is rounded, again and again.
+    """
+
+    def update(old, new, take):
+        return old + take * ((square(new) if order == 2 else new) - old)
+
+    return cast_like(map(update, average, tree, scalars=(take,)), average)
+
+
+def added(params: PyTree, updates: PyTree) -> PyTree:
+    """The parameters after the updates, as they will be stored."""
+    return cast_like(map(lambda p, u: p + u, params, updates), params)
+
+
+def approach_one(average: jax.Array, take: Any) -> jax.Array:
+    """`mass` of an average made with `approach`."""
+    return average + jnp.asarray(take, average.dtype) * (1.0 - average)
 
 
 def mass(average: jax.Array, decay: Any) -> jax.Array:
@@ -112,6 +144,15 @@ def over_unit(x: jax.Array, unit: jax.Array) -> jax.Array:
     return jnp.where(jnp.isinf(unit), jnp.where(jnp.isinf(x), jnp.sign(x), jnp.zeros_like(x)), x / unit)
 
 
+def power_of_two(largest: jax.Array) -> jax.Array:
+    """A power of two to divide numbers by whose largest is given, without derivative; infinite or NaN if that is."""
+    largest = jax.lax.stop_gradient(largest)
+    # Rounded to no fraction it is a power of two, so dividing by it is exact. Of a quarter, and not too small: neither
+    # its inverse nor a square nor a derivative may be a subnormal number, which many devices take for 0.
+    unit = jax.lax.reduce_precision(0.25 * largest, jnp.finfo(largest.dtype).nexp, 0)
+    return jnp.where(jnp.isfinite(largest), jnp.maximum(unit, 2.0**26 * jnp.finfo(largest.dtype).tiny), largest)
+
+
 def scaled_norm(tree: PyTree) -> tuple[jax.Array, jax.Array]:
     """A power of two, and the Euclidean norm of all numbers divided by it, which neither overflows nor underflows.
 
@@ -124,13 +165,25 @@ def scaled_norm(tree: PyTree) -> tuple[jax.Array, jax.Array]:
         return jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
     dtype = max((half.dtype for half in halves), key=lambda dtype: dtype.itemsize)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(half), initial=0.0).astype(dtype) for half in halves]))
-    largest = jax.lax.stop_gradient(largest)
-    # Rounded to no fraction it is a power of two, so dividing by it is exact. Of a quarter, and not too small: neither
-    # its inverse nor a square nor a derivative may be a subnormal number, which many devices take for 0.
-    unit = jax.lax.reduce_precision(0.25 * largest, jnp.finfo(dtype).nexp, 0)
-    unit = jnp.where(jnp.isfinite(largest), jnp.maximum(unit, 2.0**26 * jnp.finfo(dtype).tiny), largest)
+    unit = power_of_two(largest)
     total = sum((jnp.sum(jnp.square(over_unit(half.astype(dtype), unit))) for half in halves), jnp.zeros((), dtype))
     return unit, _numerics.sqrt(total)
+
+
+def scaled_norms(leaf: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """`scaled_norm` of a wide leaf along some axes, which stay with length one."""
+    halves = [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
+    largest = [jnp.max(jnp.abs(half), axis=axes, keepdims=True, initial=0.0) for half in halves]
+    unit = power_of_two(jnp.maximum(largest[0], largest[-1]))
+    squares = (jnp.sum(jnp.square(over_unit(half, unit)), axis=axes, keepdims=True) for half in halves)
+    return unit, _numerics.sqrt(sum(squares, jnp.zeros_like(unit)))
+
+
+def shorten(leaf: jax.Array, unit: jax.Array, length: jax.Array, limit: jax.Array) -> jax.Array:
+    """`leaf` shrunk as `unit * length` must be to come down to `limit`; as it is if that is not above it."""
+    longer = unit * length > limit
+    share = _numerics.divide(jnp.where(jnp.isinf(limit), jnp.zeros_like(limit), limit), length)
+    return parts(lambda x: jnp.where(longer, over_unit(x, unit) * share, x), leaf)
 
 
 def norm(tree: PyTree) -> jax.Array:

@@ -20,6 +20,9 @@ Hyperparameter = jax.typing.ArrayLike | Callable[[jax.typing.ArrayLike], jax.typ
 Mask = PyTree | Callable[[PyTree], PyTree]
 """Booleans in the structure of the parameters, or a function of the parameters that returns them."""
 
+UnitAxes = int | tuple[int, ...] | Callable[[str, Any], int | tuple[int, ...] | None]
+"""Which axes of a leaf tell its units apart, or a function of its path and the leaf that says so."""
+
 
 class Stateful(NamedTuple):
     """Whatever has memory and is no gradient transformation: `init` makes the state, `update` uses and renews it.

@@ -2,16 +2,20 @@
 
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # XLA stops at flags that it does not know
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # a quarter of the time; numbers are the same
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"  # XLA's older emitters, for a quarter less time
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"  # a program in one piece, for a quarter more
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"  # `vocabulary.optimised` where it matters
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,3 +25,29 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # Tracing makes millions of small objects that live on in caches; looking through them again and again takes a while.
 gc.set_threshold(100_000, 50, 50)
+
+
+CLEAR_AFTER = 500  # tests; what JAX remembers of them takes about a gigabyte
+CONTRACTS = ("tests/test_losses.py::", "tests/test_set_losses.py::")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """All tests of one loss run in one worker, which compiles the programs that they share once."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByLoss(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid.removesuffix("]").replace("[", "-").split("-")[-1] if nodeid.startswith(CONTRACTS) else nodeid
+
+    return ByLoss(config, log)
+
+
+_tests = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    if next(_tests) % CLEAR_AFTER == 0:
+        jax.clear_caches()

@@ -167,12 +167,14 @@ def test_classes_that_do_not_exist():
 
 
 def test_large_rows_are_taken_some_at_a_time():
-    """With the value and the gradient of all at once, and memory for a block beside the gradient."""
-    shape = jax.ShapeDtypeStruct((8, 64, 4096), jnp.float32)
+    """With the value and the gradient of all at once; more rows hold little beside their gradient."""
     for loss in (losses.distillation, functools.partial(losses.distillation, **JS)):
-        compiled = quick(jax.value_and_grad(loss)).lower(shape, shape).compile()
-        whole = compiled.memory_analysis().temp_size_in_bytes
-        assert whole < 24 * 4 * 2**20 + 3 * 4 * 8 * 64 * 4096
+        held = []
+        for n in (8, 16):
+            shape = jax.ShapeDtypeStruct((n, 64, 4096), jnp.float32)
+            compiled = quick(jax.value_and_grad(loss)).lower(shape, shape).compile()
+            held.append(compiled.memory_analysis().temp_size_in_bytes)
+        assert held[1] - held[0] < 3 * 4 * 8 * 64 * 4096
     z, t = (jnp.asarray(RNG.normal(size=(2, 3, 2**18)), jnp.float32) for _ in range(2))
     f = quick(jax.value_and_grad(losses.distillation))
     (value, slope), parts = f(z, t), [f(z[i, j], t[i, j]) for i in range(2) for j in range(3)]

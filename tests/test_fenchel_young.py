@@ -77,9 +77,9 @@ def test_hostile_rows(alpha):
     ]
     for f in jitted(alpha):
         np.testing.assert_allclose(f(hostile), expected, rtol=3e-7)
-        both = v.quick(lambda z, f=f: (jax.jacfwd(f)(z), jax.jacrev(f)(z)))(hostile)
-        assert all(np.isfinite(j).all() for j in both)
-        assert np.isfinite(jax.jacfwd(jax.jacrev(lambda z, f=f: jnp.sum(f(z) ** 2)))(hostile)).all()
+        square = lambda z, f=f: jnp.sum(f(z) ** 2)  # noqa: E731
+        every = v.quick(lambda z, f=f, g=square: (jax.jacfwd(f)(z), jax.jacrev(f)(z), jax.hessian(g)(z)))(hostile)
+        assert all(np.isfinite(j).all() for j in every)
     assert not np.any(activations.entmax(np.full((2, 3), -np.inf, np.float32), alpha=alpha)), "no class, no probability"
 
 
@@ -113,29 +113,32 @@ def test_derivatives_of_the_map(alpha):
         p = f(logits, alpha)
         s = np.where(p > 0, np.where(p > 0, p, 1) ** (2 - alpha), 0)
         expected = s[:, :, None] * np.eye(5) - s[:, :, None] * s[:, None, :] / s.sum(-1)[:, None, None]
+        with mpmath.workdps(60):
+            step = mpmath.mpf(10) ** -25 * (-1 if alpha == 2 else 1)
+            differences = []
+            for row in logits:
+                z = [mpmath.mpf(float(x)) for x in row]
+                moved, here = (oracle._entmax(z, mpmath.mpf(alpha) + by) for by in (step, 0))
+                differences.append([float((a - b) / step) for a, b in zip(moved, here, strict=True)])
         for jacobian in (jax.jacfwd, jax.jacrev):
-            known = v.quick(jax.vmap(jacobian(lambda z: f(z, alpha))))(logits)
-            traced = v.quick(jax.vmap(jacobian(f), (0, None)))(logits, jnp.float64(alpha))
+
+            def every(z, a, jacobian=jacobian):
+                known = jax.vmap(jacobian(lambda z: f(z, alpha)))(z)
+                return known, jax.vmap(jacobian(f), (0, None))(z, a), jacobian(f, argnums=1)(z, a)
+
+            known, traced, by_alpha = v.quick(every)(logits, jnp.float64(alpha))
             np.testing.assert_allclose(known, expected, atol=1e-13)
             np.testing.assert_allclose(traced, expected, atol=1e-13)
-            by_alpha = v.quick(jacobian(f, argnums=1))(logits, jnp.float64(alpha))
-            with mpmath.workdps(60):
-                side = -1 if alpha == 2 else 1
-                step = mpmath.mpf(10) ** -25 * side
-                for row, slope in zip(logits, by_alpha, strict=True):
-                    z = [mpmath.mpf(float(x)) for x in row]
-                    moved = oracle._entmax(z, mpmath.mpf(alpha) + step)
-                    here = oracle._entmax(z, mpmath.mpf(alpha))
-                    differences = [float((a - b) / step) for a, b in zip(moved, here, strict=True)]
-                    np.testing.assert_allclose(slope, differences, atol=1e-12)
+            np.testing.assert_allclose(by_alpha, differences, atol=1e-12)
 
 
 def test_alpha_of_each_row():
     logits = rows(4, (3, 4))[0]
     alpha = np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4)
     p = activations.entmax(logits, alpha=alpha)
+    one = v.quick(lambda z, a: activations.entmax(z, alpha=a))
     for index in np.ndindex(3, 4):
-        np.testing.assert_allclose(p[index], activations.entmax(logits[index], alpha=alpha[index]), rtol=1e-6)
+        np.testing.assert_allclose(p[index], one(logits[index], alpha[index]), rtol=1e-6)
     np.testing.assert_allclose(activations.entmax(logits, alpha=1.0), jax.nn.softmax(logits), rtol=1e-6)
     np.testing.assert_array_equal(activations.entmax(logits, alpha=2.0), activations.sparsemax(logits))
     slope = jax.grad(lambda a: losses.entmax_with_integer_labels(logits, np.zeros((3, 4), int), alpha=a))(alpha)
@@ -174,10 +177,13 @@ def test_a_lead_is_a_fit(name):
 def test_soft_targets_that_are_met_cost_nothing():
     logits = rows(5)[0]
     for alpha in (1.0, 1.25, 1.5, 2.0):
-        p = activations.entmax(logits, alpha=alpha)
-        values = losses.entmax(logits, p, alpha=alpha, reduction="none")
+
+        def both(z, p, a=alpha):
+            f = lambda z: losses.entmax(z, p, alpha=a, reduction="none")  # noqa: E731
+            return f(z), jax.grad(lambda z: jnp.sum(f(z)))(z)
+
+        values, gradient = v.quick(both)(logits, v.quick(lambda z, a=alpha: activations.entmax(z, alpha=a))(logits))
         assert np.all((values >= 0) & (values < 1e-13))
-        gradient = jax.grad(lambda z, p=p, a=alpha: losses.entmax(z, p, alpha=a, reduction="sum"))(logits)
         assert np.max(np.abs(gradient)) < 2e-7
     assert losses.sparsemax(np.float32([1, 0.5, -1]), np.float32([0.75, 0.25, 0])) == 0
 
@@ -189,12 +195,12 @@ def test_gradient_and_curvature(alpha):
         logits, _, targets = (jnp.asarray(a, jnp.float64) for a in rows(6, (5,)))
         targets = targets * jnp.array([1, 1, 2, 0.5, 0])[:, None]
         f = lambda z: losses.entmax(z, targets, alpha=alpha, reduction="sum")  # noqa: E731
-        p = activations.entmax(logits, alpha=alpha)
+        map_ = lambda z: activations.entmax(z, alpha=alpha)  # noqa: E731
+        every = v.quick(lambda z: (map_(z), jax.grad(f)(z), jax.hessian(f)(z), jax.vmap(jax.jacrev(map_))(z)))
+        p, gradient, hessian, jacobian = every(logits)
         total = targets.sum(-1, keepdims=True)
-        np.testing.assert_allclose(jax.grad(f)(logits), total * p - targets, atol=1e-13)
-        curvature = jnp.einsum("iaib->iab", jax.hessian(f)(logits))
-        jacobian = jax.vmap(jax.jacrev(lambda z: activations.entmax(z, alpha=alpha)))(logits)
-        np.testing.assert_allclose(curvature, total[..., None] * jacobian, atol=1e-13)
+        np.testing.assert_allclose(gradient, total * p - targets, atol=1e-13)
+        np.testing.assert_allclose(jnp.einsum("iaib->iab", hessian), total[..., None] * jacobian, atol=1e-13)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.2, 1.5, 2.0])
@@ -204,7 +210,7 @@ def test_alpha_can_be_learned(alpha):
         for second, loss in ((labels, losses.entmax_with_integer_labels), (targets, losses.entmax)):
             z, y = jnp.asarray(logits, jnp.float64), jnp.asarray(second)
             f = lambda a, loss=loss, z=z, y=y: loss(z, y, alpha=a, reduction="sum")  # noqa: E731
-            slope = jax.grad(f)(jnp.float64(alpha))
+            slope = v.quick(jax.grad(f))(jnp.float64(alpha))
             truth = mpmath.mpf(0)
             with mpmath.workdps(60):
                 step = mpmath.mpf(10) ** -25 * (-1 if alpha == 2 else 1)
@@ -220,10 +226,9 @@ def test_never_negative(dtype):
     logits, labels, targets = rows(8, (4000,), classes=3, scale=0.7)
     logits = jnp.asarray(logits, dtype)
     for alpha in (1.0, 1.1, 1.5, 2.0):
-        for value in (
-            losses.entmax_with_integer_labels(logits, labels, alpha=alpha, reduction="none"),
-            losses.entmax(logits, targets, alpha=alpha, reduction="none"),
-        ):
+        of_labels = lambda z, y, a=alpha: losses.entmax_with_integer_labels(z, y, alpha=a, reduction="none")  # noqa: E731
+        of_targets = lambda z, t, a=alpha: losses.entmax(z, t, alpha=a, reduction="none")  # noqa: E731
+        for value in (v.quick(of_labels)(logits, labels), v.quick(of_targets)(logits, targets)):
             assert np.isfinite(value).all()
             assert (np.asarray(value) >= 0).all()
 

@@ -176,6 +176,42 @@ def test_tokens_on_several_devices(devices, monkeypatch):
     agree(quick(jax.shard_map(local, mesh=mesh, **specs))(*x), quick(each)(*x), 1e-6)
 
 
+def of_classes(hidden, embedding, bias, labels, weights, kind, **options):
+    """A number of each kind of what a head is good for, with tokens and classes perhaps spread by hand."""
+    tail = {"bias": bias, "tile": 3, "soft_cap": 5.0, **options}
+    by_class = {"class_weights": jnp.linspace(0.5, 2.0, 8), "label_smoothing": 0.1, "z_loss": 0.01, "gamma": 1.0}
+    if kind == "mean":
+        return losses.linear_cross_entropy(hidden, labels, embedding=embedding, weights=weights, **by_class, **tail)
+    if kind == "distillation":
+        teacher = {"teacher_embedding": 2.0 * embedding, "teacher_bias": bias}
+        return losses.linear_distillation(hidden, hidden[:, ::-1], embedding=embedding, **teacher, **tail)
+    if kind == "top_k":
+        best = jnp.log(jnp.full((len(labels), 1), 0.5)), labels[:, None]
+        return losses.linear_top_k_distillation(hidden, *best, embedding=embedding, weights=weights, **tail)
+    axis = tail.pop("axis_name", None)
+    found = activations.linear_statistics(hidden, labels, embedding=embedding, **tail)
+    each = found.log_probs + found.entropy**2 + found.log_partition + found.correct.astype(jnp.float32)
+    total = jnp.sum(weights * each)
+    return total if axis is None else jax.lax.psum(total, axis)
+
+
+@pytest.mark.parametrize("kind", ["mean", "distillation", "top_k", "statistics"])
+@pytest.mark.parametrize(("tokens", "classes"), [(1, 4), (2, 2), (4, 2)])
+def test_tokens_and_classes_are_spread_by_hand(tokens, classes, kind):
+    rng = np.random.default_rng(2)
+    x = [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((16, D), (D, 8), (8,))]
+    x += [jnp.asarray(rng.integers(0, 8, 16)), jnp.asarray(rng.random(16), jnp.float32)]
+    step = lambda *x, **o: jax.value_and_grad(lambda *y: of_classes(*y, *x[3:], kind, **o), (0, 1, 2))(*x[:3])  # noqa: E731
+    mesh = jax.make_mesh((tokens, classes), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    spread, columns, everywhere = PartitionSpec("data"), PartitionSpec(None, "model"), PartitionSpec()
+    specs = {"in_specs": (spread, columns, PartitionSpec("model"), spread, spread)}
+    specs |= {"out_specs": (everywhere, (spread, columns, PartitionSpec("model")))}
+    local = functools.partial(step, axis_name="data", class_axis_name="model")
+    program = quick(jax.shard_map(local, mesh=mesh, **specs)).lower(*x).compile()
+    agree(program(*x), quick(step)(*x), 2e-6)
+    assert not re.search(rf"all-gather.*\[{D},8\]", program.as_text())
+
+
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize(("tokens", "classes"), [(8, 1), (1, 8), (2, 4), (4, 2)])
 def test_the_compiler_spreads_tokens_and_classes(tokens, classes, kind):

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +15,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import lossax
 from tests import vocabulary as v
 from tests.oracles import oracles
-from tests.vocabulary import quick
+from tests.vocabulary import optimised, quick
 
 UNITS = (4, 6)
+BLOCK = 16
 KEEP = np.array([[True, False, True, True, False, True]] * 2 + [[False] * 6, [True] * 6])
 WEIGHTS = np.arange(24.0, dtype=np.float32).reshape(UNITS) / 8.0
 LARGEST = v.LARGEST
 
-pytestmark = pytest.mark.parametrize("loss", v.LOSSES.values(), ids=v.LOSSES)
+# By its scope, pytest runs all tests of a loss together, so that a few programs are enough to remember.
+pytestmark = pytest.mark.parametrize("loss", v.LOSSES.values(), ids=v.LOSSES, scope="module")
 
 
 def bound(loss, **fixed):
@@ -57,6 +58,40 @@ def close(actual, desired, ulp=4, floor=1e-6):
     np.testing.assert_allclose(actual, desired, rtol=ulp * 2.0**-23, atol=ulp * 2.0**-23 * floor)
 
 
+# ---- programs that several tests share -------------------------------------------------------------------------------
+
+
+def units_and_slopes(loss, hyper):
+    """Value of each unit and gradient of their sum."""
+
+    def run(*arrays):
+        total = jax.grad(lambda *a: loss(*a, reduction="sum", **hyper), argnums=float_positions(arrays))
+        return loss(*arrays, reduction="none", **hyper), total(*arrays)
+
+    return run
+
+
+@functools.lru_cache(32)
+def program(loss, *choices):
+    """`units_and_slopes` with static choices; optimised machine code for the defaults, for others less time on it."""
+    jit = quick if choices else optimised
+    return jit(units_and_slopes(loss, v.required(loss) | dict(choices)))
+
+
+@functools.lru_cache(4)
+def program_of_numbers(loss):
+    """`units_and_slopes` for any numeric hyperparameters, which are its last argument."""
+    return quick(lambda *a: units_and_slopes(loss, v.required(loss) | a[-1])(*a[:-1]))
+
+
+def in_blocks(run, arrays, block=BLOCK):
+    """`units_and_slopes` of arrays of any length from a program for `block` units, the last of them filled up."""
+    n = len(arrays[0])
+    filled = [a[np.arange(-(-n // block) * block) % n] for a in arrays]
+    parts = [run(*(a[i : i + block] for a in filled)) for i in range(0, n, block)]
+    return jax.tree.map(lambda *x: np.concatenate(x)[:n], *parts)
+
+
 # ---- reductions, masks, weights --------------------------------------------------------------------------------------
 
 
@@ -72,8 +107,8 @@ def test_signature_ends_in_the_tail(loss):
 
 def test_reductions_agree(loss):
     arrays, run = v.draw(loss), bound(loss)
+    own = run(*arrays, reduction="none")  # an argument such as class weights may weight units by itself
     for where, weights in ((None, None), (KEEP, None), (None, WEIGHTS), (KEEP, WEIGHTS)):
-        own = run(*arrays, reduction="none")  # an argument such as class weights may weight units by itself
         units = run(*arrays, where=where, weights=weights, reduction="none")
         assert units.shape == UNITS
         kept = np.ones(UNITS, bool) if where is None else where
@@ -86,11 +121,16 @@ def test_reductions_agree(loss):
 
 
 def test_masked_is_dropped(loss):
-    arrays, run = v.draw(loss), bound(loss)
-    row = KEEP[0]
-    dropped = run(*(a[:, row] for a in arrays), weights=WEIGHTS[:, row])
-    close(run(*arrays, where=row[None], weights=WEIGHTS), dropped, 2, 1.0)
-    close(run(*arrays, where=row, reduction="sum"), run(*(a[:, row] for a in arrays), reduction="sum"), 4, 10.0)
+    arrays, run, row = v.draw(loss), bound(loss), KEEP[0]
+
+    @quick
+    def everything(arrays, dropped):
+        weighted = run(*arrays, where=row[None], weights=WEIGHTS), run(*dropped, weights=WEIGHTS[:, row])
+        return weighted, (run(*arrays, where=row, reduction="sum"), run(*dropped, reduction="sum"))
+
+    weighted, total = everything(arrays, [a[:, row] for a in arrays])
+    close(*weighted, 2, 1.0)
+    close(*total, 4, 10.0)
 
 
 def test_masked_units_do_not_exist(loss):
@@ -108,11 +148,10 @@ def test_masked_units_do_not_exist(loss):
             return loss(*full, where=KEEP, weights=weights, **hyper, **fixed)
 
         floats = [arrays[i] for i in where]
-        grad = jax.grad(f, argnums=(0, 2))
         ones = jax.tree.map(jnp.ones_like, floats)
         slope = jax.jvp(lambda x: f(x, weights, hyper), (floats,), (ones,))
-        hvp = jax.jvp(lambda x: grad(x, weights, hyper)[0], (floats,), (ones,))[1]
-        return slope, grad(floats, weights, hyper), hvp
+        gradients, (hvp, _) = jax.jvp(lambda x: jax.grad(f, argnums=(0, 2))(x, weights, hyper), (floats,), (ones,))
+        return slope, gradients, hvp
 
     hyper = {k: jnp.asarray(x, jnp.float32) for k, x in numeric(hyper).items()}
     expected = all_of_it([jnp.asarray(a) for a in clean], WEIGHTS, hyper)
@@ -156,10 +195,11 @@ def test_integer_weight_is_repetition(loss):
 
 
 def test_order_of_units_does_not_matter(loss):
-    arrays = v.draw(loss, (7,))
-    order = np.random.default_rng(0).permutation(7)
-    run = quick(lambda *a: bound(loss)(*a, reduction="none"))
-    close(run(*arrays)[order], run(*(a[order] for a in arrays)), 2)
+    arrays = v.draw(loss, (BLOCK,))
+    order = np.random.default_rng(0).permutation(BLOCK)
+    units, _ = program(loss)(*arrays)
+    moved, _ = program(loss)(*(a[order] for a in arrays))
+    close(units[order], moved, 2)
 
 
 def test_uneven_parts_add_up(loss):
@@ -207,9 +247,8 @@ def derivatives_agree(loss, arrays):
 
         @quick
         def derivatives(floats, directions):
-            along = lambda g: jax.vmap(lambda d: jax.jvp(g, floats, d)[1])(directions)  # noqa: E731
-            gradient = jax.grad(f, argnums=tuple(range(len(floats))))
-            return along(f), gradient(*floats), along(gradient)
+            along = lambda g: jax.vmap(lambda d: jax.jvp(g, floats, d), out_axes=(None, 0))(directions)  # noqa: E731
+            return along(f)[1], *along(jax.grad(f, argnums=tuple(range(len(floats)))))
 
         def dot(x, y):
             return sum(np.sum(np.asarray(a) * np.asarray(b)) for a, b in zip(x, y, strict=True))
@@ -229,10 +268,11 @@ def test_forward_and_reverse_agree(loss):
 
 
 def test_sharded_is_local(loss):
-    arrays, run = v.draw(loss, (16,)), bound(loss)
+    arrays, run = v.draw(loss, (BLOCK,)), bound(loss)
     where = float_positions(arrays)
-    step = quick(jax.value_and_grad(lambda *a: run(*a, where=a[0].reshape(16, -1)[:, 0] < 1e9), argnums=where))
-    expected = jax.tree.leaves(step(*arrays))
+    step = quick(jax.value_and_grad(lambda *a: run(*a, where=a[0].reshape(BLOCK, -1)[:, 0] < 1e9), argnums=where))
+    units, slopes = program(loss)(*arrays)
+    expected = [np.mean(np.asarray(units)), *(np.asarray(g) / BLOCK for g in slopes)]
     for kind in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((8,), ("batch",), axis_types=(kind,))
         with jax.set_mesh(mesh):
@@ -245,16 +285,20 @@ def test_sharded_is_local(loss):
 
 
 def hyperparameters_may_be_traced(loss, arrays):
-    for name, value in v.hyperparameters(loss).items():
-        others = {k: x for k, x in v.required(loss).items() if k != name}
-        values = np.stack([np.asarray(value, np.float32), np.asarray(1.0625 * value, np.float32)])
-        run = lambda x, name=name, others=others: loss(*arrays, **{name: x}, **others)  # noqa: E731
+    swept = {
+        name: np.stack([np.asarray(value, np.float32), np.asarray(1.0625 * value, np.float32)])
+        for name, value in v.hyperparameters(loss).items()
+    }
 
-        @quick
-        def everything(swept, run=run, values=values):
-            return jax.vmap(jax.value_and_grad(run))(swept), [run(x if x.ndim else float(x)) for x in values]
+    def both_ways(name, values):
+        run = lambda x: loss(*arrays, **v.required(loss) | {name: x})  # noqa: E731
+        return jax.vmap(jax.value_and_grad(run))(values), [run(x if x.ndim else float(x)) for x in swept[name]]
 
-        (found, slopes), each = everything(values)
+    @quick
+    def everything(swept):
+        return {name: both_ways(name, values) for name, values in swept.items()}
+
+    for name, ((found, slopes), each) in everything(swept).items():
         close(found, each, 8, 1.0)
         assert found.dtype == jnp.float32
         assert np.isfinite(slopes).all(), f"gradient with respect to {name}"
@@ -314,7 +358,7 @@ def test_python_and_numpy_data_are_accepted(loss):
     close(run(*arrays), expected, 1)
     close(run(*(a.tolist() for a in arrays)), expected, 1)
     single = [a[0, 0].tolist() for a in arrays]
-    assert run(*single).shape == ()
+    assert jax.eval_shape(lambda: run(*single)).shape == ()
 
 
 def test_labels_out_of_range_never_look_plausible(loss):
@@ -375,7 +419,7 @@ def one_sided(oracle, arrays, position, hyper, column, centre=None):
     return out
 
 
-def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, oracle=None, digits=150, jit=jax.jit):
+def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, oracle=None, digits=150, run=None):
     """Value and gradient of every unit against the oracle; what is finite there must be finite here, and right."""
     oracle = oracle or oracles()[loss.__name__]
     shown = {
@@ -392,14 +436,8 @@ def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, oracle=None, digi
     cancels = v.ability(loss, "CANCELS", False)  # a difference of numbers with slopes about 1
     rounded_at = 1.0 if signed or cancels else 0.0
     positions = float_positions(arrays)
-
-    @jit
-    def run(*arrays):
-        total = jax.grad(lambda *a: loss(*a, reduction="sum", **hyper), argnums=positions)
-        return loss(*arrays, reduction="none", **hyper), total(*arrays)
-
-    values, gradients = run(*arrays)
-    values = values.reshape(*truth.shape, -1).sum(-1)
+    values, gradients = (run or optimised(units_and_slopes(loss, hyper)))(*arrays)
+    values = np.asarray(values).reshape(*truth.shape, -1).sum(-1, dtype=np.float64)
     problems = []
 
     def describe(index):
@@ -464,34 +502,40 @@ def compare(loss, arrays, hyper, *, value_ulps, gradient_ulps, oracle=None, digi
     assert not problems, f"{len(problems)} problems:\n" + "\n".join(problems[:12])
 
 
-def variants(loss, *, numbers=True):
-    """Default hyperparameters, every static choice and, with `numbers`, another value of each."""
+def variants(loss, *, numbers=True, block=BLOCK):
+    """Default hyperparameters, every static choice and, with `numbers`, another value of each; and what runs them."""
     base = v.required(loss)
-    yield base
-    for name, value in v.hyperparameters(loss).items() if numbers else ():
-        yield base | {name: value}
-    for name, p in inspect.signature(loss).parameters.items():
+    yield base, lambda *a: in_blocks(program(loss), a, block)
+    parameters = inspect.signature(loss).parameters
+    for name in parameters:
         for choice in v.declared(loss, "STATIC").get(name, ()):
-            if choice != base.get(name, p.default):
-                yield base | {name: choice}
-
-
-def with_compilers(variants):
-    """As users compile it with its defaults; what else there is, with less time spent on machine code."""
-    return zip(variants, itertools.chain([jax.jit], itertools.repeat(quick)), strict=False)
+            if choice != base.get(name, parameters[name].default):
+                yield base | {name: choice}, lambda *a, x=(name, choice): in_blocks(program(loss, x), a, block)
+    shown = {name: base.get(name, parameters[name].default) for name in v.hyperparameters(loss)}
+    shown = {name: value for name, value in shown.items() if value is not None}
+    for name, value in v.hyperparameters(loss).items() if numbers else ():
+        own = quick(units_and_slopes(loss, base | {name: value}))  # None leaves something out: another program
+        if name in shown:
+            traced = {k: jnp.asarray(x, jnp.float32) for k, x in (shown | {name: value}).items()}
+            own = lambda *a, traced=traced: program_of_numbers(loss)(*a, traced)  # noqa: E731
+        yield base | {name: value}, lambda *a, own=own: in_blocks(own, a, block)
 
 
 def test_ordinary_numbers_are_exact(loss):
-    for hyper, jit in with_compilers(variants(loss)):
-        compare(loss, v.draw(loss, (12,)), hyper, value_ulps=8, gradient_ulps=8, digits=110, jit=jit)
+    for hyper, run in variants(loss):
+        compare(loss, v.draw(loss, (12,)), hyper, value_ulps=8, gradient_ulps=8, digits=110, run=run)
 
 
 def half_precision_is_rounded_once(loss, half):
     dtype = half[0].dtype
     half = [jnp.asarray(a) for a in half]
-    slopes = quick(jax.value_and_grad(bound(loss), argnums=float_positions(half)))
-    value, gradients = slopes(*half)
-    expected, wide_gradients = slopes(*(a.astype(jnp.float32) if a.dtype == dtype else a for a in half))
+    slopes = jax.jit(jax.value_and_grad(bound(loss), argnums=float_positions(half)))
+
+    @quick
+    def both(half):
+        return slopes(*half), slopes(*(a.astype(jnp.float32) if a.dtype == dtype else a for a in half))
+
+    (value, gradients), (expected, wide_gradients) = both(half)
     close(value, expected, 2, 1.0)
     for g, w in zip(gradients, wide_gradients, strict=True):
         assert g.dtype == dtype
@@ -527,8 +571,8 @@ def hostile(loss):
 
 
 def test_hostile_numbers(loss):
-    for hyper, jit in with_compilers(variants(loss, numbers=False)):
-        compare(loss, hostile(loss), hyper, value_ulps=32, gradient_ulps=64, jit=jit)
+    for hyper, run in variants(loss, numbers=False):
+        compare(loss, hostile(loss), hyper, value_ulps=32, gradient_ulps=64, run=run)
 
 
 def test_small_numbers_keep_their_digits(loss):
@@ -551,7 +595,8 @@ def test_small_numbers_keep_their_digits(loss):
             arrays[0] = np.where(np.arange(32) % 2 == 0, gaps, -gaps)
             low = -1.0 if names[1] == "signs" else 0.0
             arrays[1] = np.where(np.arange(32) % 4 < 2, 1.0, low).astype(np.float32)
-    compare(loss, arrays, v.required(loss), value_ulps=8, gradient_ulps=8, digits=110)
+    hyper, run = next(variants(loss))
+    compare(loss, arrays, hyper, value_ulps=8, gradient_ulps=8, digits=110, run=run)
 
 
 def test_missing_classes_and_zero_targets(loss):
@@ -607,11 +652,4 @@ def test_finite_in_finite_out(loss, data):
             continue
         flat = data.draw(st.lists(strategy, min_size=ordinary.size, max_size=ordinary.size))
         arrays.append(np.array(flat, ordinary.dtype).reshape(ordinary.shape))
-    value, gradients = compiled(loss, float_positions(arrays))(*arrays)
-    assert np.isfinite(value)
-    assert all(np.isfinite(g).all() for g in gradients)
-
-
-@functools.cache
-def compiled(loss, positions):
-    return quick(jax.value_and_grad(bound(loss), argnums=positions))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(in_blocks(program(loss), arrays)))

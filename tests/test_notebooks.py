@@ -41,7 +41,7 @@ def test_it_runs(path, tmp_path):
         [sys.executable, "-W", "error", script],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         cwd=tmp_path,
         env=environment,
     )

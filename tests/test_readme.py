@@ -75,6 +75,31 @@ def benchmarks():
     return f"{table(head, map(row, results['rows']))}\n\n({about})"
 
 
+def race():
+    """What `benchmarks.race` found, those first that need the fewest steps."""
+    path = ROOT / "benchmarks" / "results.json"
+    found = json.loads(path.read_text()).get("race") if path.exists() else None
+    if not found:
+        return ""
+
+    whole = {r["task"]: r["steps"] for r in found["rows"] if r["optimizer"] == "adamw"}
+
+    def row(r):
+        losses = f"{sum(r['losses']) / len(r['losses']):.3f} ({min(r['losses']):.3f} to {max(r['losses']):.3f})"
+        start = [r["task"], f"`{r['optimizer']}`", f"{r['rate']:.2g}", f"{r['decay']:g}", losses]
+        if r["steps"] is None:
+            return [*start, "-", "-"]
+        steps = f"{r['steps']:.0f}"
+        if r["steps_range"]:
+            steps += f" ({r['steps_range'][0]:.0f} to {r['steps_range'][1]:.0f})"
+        return [*start, steps, f"{r['steps'] / whole[r['task']] * r['step_ratio']:.2f}"]
+
+    by_steps = sorted(found["rows"], key=lambda r: (r["task"], r["steps"] is None, r["steps"], sum(r["losses"])))
+    head = ("Task", "Optimizer", "rate", "decay", "loss at the end (range)", "steps to AdamW's (range)", "time")
+    about = ", ".join(f"{key} {value}" for key, value in found["about"].items())
+    return f"{table(head, map(row, by_steps))}\n\n({about})"
+
+
 def which_loss():
     """The tasks that `recommend` knows."""
     rows = [(f"{r.have} (`{r.task}`)", ", ".join(f"`{name}`" for name in r.use), r.because) for r in _recommend.TASKS]
@@ -85,7 +110,8 @@ def which_optimizer():
     """The models that `recommend` knows."""
 
     def start(r):
-        options = [f"{r.learning_rate:g}", *(f"`{key}={value}`" for key, value in r.options.items()), f"`{r.schedule}`"]
+        settings = (f"`{key}={value!r}`" for key, value in r.options.items())
+        options = [f"{r.learning_rate:g}", *settings, f"`{r.schedule}`"]
         return ", ".join(options + ([f"`transforms.clip_by_global_norm({r.clip})`"] if r.clip else []))
 
     rows = [
@@ -100,6 +126,7 @@ SECTIONS = {
     "which optimizer": which_optimizer,
     "catalogue": catalogue,
     "benchmarks": benchmarks,
+    "race": race,
 }
 
 

@@ -1,5 +1,6 @@
 """Transformations of updates: one contract for all, then what each is for."""
 
+import inspect
 import math
 from typing import Any
 
@@ -20,6 +21,32 @@ optax: Any = typed_optax
 optimizers: Any = lossax.optimizers
 transforms: Any = lossax.transforms
 BIASES: Any = lossax.path_mask(include="b")
+
+
+def with_logits(tx):
+    """The largest logits are extra arguments: here one for each row of `w`."""
+
+    def update(updates, state, params=None):
+        heads = len(params["w"]) if isinstance(params, dict) and "w" in params else 0
+        logits = {"w": jnp.linspace(0.1, 3.0, heads)} if heads else {}
+        return tx.update(updates, state, params, max_logits=logits)
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def cubes(params):
+    """What optimizers that ask for the gradient elsewhere are given: |p|^2 p."""
+    cube = lambda p: (p * jnp.conj(p)).real * p if _tree.is_number(p) else None  # noqa: E731
+    return jax.tree.map(cube, params, is_leaf=lambda x: x is None)
+
+
+def fed(tx):
+    """The optimizer with the extra argument that it needs."""
+    return optax.GradientTransformationExtraArgs(
+        tx.init, lambda updates, state, params=None: tx.update(updates, state, params, grad_fn=cubes)
+    )
+
+
 # Name -> how to make it from its numeric hyperparameters, and their values.
 CASES = {
     "clip_by_value": (transforms.clip_by_value, {"limit": 0.7}),
@@ -32,6 +59,93 @@ CASES = {
     "average_parameters, warm": (
         lambda **h: transforms.average_parameters(optimizers.adam(0.1), **h, warmup=True, debias=False),
         {"decay": 0.8},
+    ),
+    "add_decayed_weights, cautious": (
+        lambda **h: transforms.add_decayed_weights(**h, cautious=True),
+        {"weight_decay": 0.3},
+    ),
+    "adaptive_grad_clip": (transforms.adaptive_grad_clip, {"clipping": 0.3, "eps": 1e-3}),
+    "autoclip": (lambda **h: transforms.autoclip(**h, window=3), {"percentile": 40.0}),
+    "zclip": (transforms.zclip, {"threshold": 0.5, "decay": 0.6, "warmup": 4.0}),
+    "adagc": (transforms.adagc, {"limit": 0.7, "factor": 1.05, "decay": 0.8, "warmup": 2.0}),
+    "spike_aware_clip": (transforms.spike_aware_clip, {"threshold": 1.2, "decay": 0.8}),
+    "reset_momentum": (
+        lambda **h: transforms.reset_momentum(optimizers.adam(0.1), **h),
+        {"period": 2.0, "warmup": 2.0},
+    ),
+    "accumulate": (lambda **h: transforms.accumulate(optimizers.adam(0.1), **h), {"every": 2.0}),
+    "schedule_free": (
+        lambda **h: transforms.schedule_free(optimizers.adam(0.1, b1=0.0), **h),
+        {"learning_rate": 0.1, "b1": 0.8, "weight_lr_power": 2.0, "r": 0.5},
+    ),
+    "low_precision": (lambda: transforms.low_precision(optimizers.adam(0.1), block=4, min_size=0), {}),
+    "low_precision, bfloat16": (
+        lambda: transforms.low_precision(optimizers.adam(0.1), "bfloat16", min_size=0),
+        {},
+    ),
+    "sharpness_aware": (
+        lambda **h: fed(transforms.sharpness_aware(optimizers.adam(0.1), **h, adaptive=True)),
+        {"rho": 0.5, "eta": 0.1, "alpha": 0.3},
+    ),
+    "sharpness_aware, now and then": (
+        lambda **h: fed(transforms.sharpness_aware(optimizers.adam(0.1), **h, every=2)),
+        {"rho": 0.5, "reuse": 0.7},
+    ),
+    "lookahead": (
+        lambda **h: transforms.lookahead(optimizers.adam(0.1), **h),
+        {"every": 2.0, "step_size": 0.4},
+    ),
+    "swa": (lambda **h: transforms.swa(optimizers.adam(0.1), **h), {"start": 1.0, "every": 2.0}),
+    "lawa": (lambda **h: transforms.lawa(optimizers.adam(0.1), **h, size=2), {"every": 2.0}),
+    "power_ema": (lambda **h: transforms.power_ema(optimizers.adam(0.1), **h), {"gamma": 2.0}),
+    "master_weights": (lambda: transforms.master_weights(optimizers.adam(0.1)), {}),
+    "compensated": (lambda: transforms.compensated(optimizers.adam(0.1)), {}),
+    "round_stochastically": (lambda: transforms.round_stochastically(optimizers.adam(0.1)), {}),
+    "dynamic_loss_scale": (
+        lambda **h: transforms.dynamic_loss_scale(optimizers.adam(0.1), 4.0, **h),
+        {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2.0, "min_scale": 1.0},
+    ),
+    "project_low_rank": (
+        lambda **h: lossax.assemble(transforms.project_low_rank(optimizers.scale_by_adam(), 1, **h), 0.1, 0.1),
+        {"every": 2.0, "scale": 0.5},
+    ),
+    "project_low_rank, fira": (
+        lambda **h: lossax.assemble(
+            transforms.project_low_rank(optimizers.scale_by_adam(), 1, method="fira", **h), 0.1, 0.1
+        ),
+        {"every": 2.0, "limit": 1.01},
+    ),
+    "project_low_rank, apollo": (
+        lambda **h: lossax.assemble(
+            transforms.project_low_rank(optimizers.scale_by_adam(), 1, method="apollo", **h), 0.1, 0.1
+        ),
+        {"every": 2.0, "limit": 1.01},
+    ),
+    "cautious": (lambda: transforms.cautious(optimizers.adam(0.1)), {}),
+    "centralize": (transforms.centralize, {}),
+    "normalize": (transforms.normalize, {}),
+    "normalize, units": (lambda: transforms.normalize(-1), {}),
+    "scale_by_sign": (transforms.scale_by_sign, {}),
+    "add_noise": (lambda **h: transforms.add_noise(**h, key=0), {"eta": 0.01, "gamma": 0.5}),
+    "gradient_dropout": (lambda **h: transforms.gradient_dropout(**h, key=0), {"rate": 0.3}),
+    "orthogonal_gradient": (transforms.orthogonal_gradient, {}),
+    "grokfast": (transforms.grokfast, {"decay": 0.8, "amplification": 2.0}),
+    "compress_top_k": (lambda: transforms.compress_top_k(0.4), {}),
+    "compress_int8": (lambda: transforms.compress_int8(4), {}),
+    "compress_sign": (transforms.compress_sign, {}),
+    "compress_low_rank": (lambda: transforms.compress_low_rank(1), {}),
+    "error_feedback": (lambda: transforms.error_feedback(transforms.compress_low_rank(1)), {}),
+    "scale_by_trust_ratio": (
+        transforms.scale_by_trust_ratio,
+        {"trust_coefficient": 0.5, "eps": 0.1, "min_norm": 0.1, "max_norm": 2.0, "max_ratio": 3.0},
+    ),
+    "qk_clip": (
+        lambda **h: with_logits(transforms.qk_clip({"^w": "h."}, {}, **h)),
+        {"threshold": 0.7, "balance": 0.25},
+    ),
+    "scale_by_factors": (
+        lambda **h: transforms.scale_by_factors(transforms.path_factors({"b": h["factor"]})),
+        {"factor": 0.5},
     ),
     "all together": (
         lambda **h: transforms.skip_nonfinite(
@@ -70,8 +184,10 @@ def run(tx, params=None, steps=4, scale=1.0):
 
 
 def test_every_transformation_is_here():
-    makers = {name for name in v.public(transforms) if name != "eval_params"}
+    made = {name: inspect.signature(f).return_annotation for name, f in v.public(transforms).items()}
+    makers = {name for name, what in made.items() if getattr(what, "__name__", "").startswith("GradientTransformation")}
     assert makers <= set(CASES), "add it to CASES"
+    assert {"freeze", "clip_by_norm"} <= makers
 
 
 @every
@@ -133,34 +249,55 @@ def test_schedules_see_the_number_of_updates_made(make, hyper):
         seen = []
         tx = make(**hyper | {name: lambda step, value=value, seen=seen: seen.append(step) or jnp.float32(value)})
         state = tx.init(parameters())
+        made = 0
         with jax.disable_jit():
-            for made in range(3):
+            for _ in range(3):
                 seen.clear()
-                _, state = tx.update(gradients(), state, parameters())
+                updates, state = tx.update(gradients(), state, parameters())
                 assert {int(s) for s in seen if not isinstance(s, jax.core.Tracer)} == {made}
+                made += any(np.any(u) for u in jax.tree.leaves(updates))  # what only gathers gradients made none
         run_at = lambda x, name=name: run(make(**hyper | {name: x}))  # noqa: E731
         chex.assert_trees_all_close(run_at(lambda _, value=value: jnp.float32(value)), run_at(value), rtol=1e-6)
 
 
 @swept
 def test_nonsense_is_refused(make, hyper):
-    wrong = {"limit": (0.0, -1.0), "weight_decay": (-1.0,), "decay": (1.0, -0.1)}
+    wrong = {"decay": (1.0, -0.1), "rate": (1.0, -0.1), "percentile": (101.0, -1.0)}
+    wrong |= {
+        name: (0.0, -1.0) for name in ("limit", "clipping", "threshold", "max_norm", "max_ratio", "period", "every")
+    }
     for name in hyper:
-        for value in (math.nan, *wrong[name]):
+        for value in (math.nan, *wrong.get(name, (-1.0,))):
             for form in (float, jnp.float32):
                 with pytest.raises(ValueError, match=name):
                     make(**hyper | {name: form(value)})
-        tx = make(**hyper | {name: jnp.ones(2)}) if name != "decay" else make(**hyper | {name: jnp.zeros(2)})
-        with pytest.raises(ValueError, match="scalar"):
+        tx = make(**hyper | {name: jnp.full(2, 0.0 if name in ("decay", "rate") else hyper[name])})
+        with pytest.raises(ValueError, match=r"scalar|broadcast"):
             tx.update(gradients(), tx.init(parameters()), parameters())
 
 
-@pytest.mark.parametrize("make", [transforms.skip_nonfinite, transforms.average_parameters])
+WRAPPERS = [
+    transforms.skip_nonfinite,
+    transforms.average_parameters,
+    transforms.cautious,
+    transforms.reset_momentum,
+    lambda tx: transforms.accumulate(tx, 1),
+    lambda tx: transforms.dynamic_loss_scale(tx, 1.0),
+    transforms.low_precision,
+    transforms.master_weights,
+    transforms.compensated,
+    transforms.round_stochastically,
+]
+
+
+@pytest.mark.parametrize("make", WRAPPERS)
 def test_only_transformations_are_wrapped(make):
     with pytest.raises(TypeError, match="optimizer must be a transformation"):
         make(0.1)
     with pytest.raises(TypeError, match="optimizer must be a transformation"):
         transforms.freeze(lambda updates: updates, BIASES)
+    with pytest.raises(TypeError, match="compressor must be a transformation"):
+        transforms.error_feedback(transforms.compress_sign)
 
 
 @every
@@ -171,9 +308,10 @@ def test_differentiable_from_any_gradient(make, hyper):
 
     hyper = {k: jnp.float32(x) for k, x in hyper.items()}
     dead = parameters() | {"w": parameters()["w"].at[0].set(0.0)}
+    slopes = v.quick(jax.grad(after, argnums=(0, 1, 2)))
     for params in (parameters(), dead, jax.tree.map(jnp.zeros_like, parameters())):
         for scale in (0.5, 0.0):
-            found = jax.jit(jax.grad(after, argnums=(0, 1, 2)))(hyper, params, jnp.float32(scale))
+            found = slopes(hyper, params, jnp.float32(scale))
             chex.assert_tree_all_finite(found)
 
 
@@ -220,6 +358,12 @@ def test_complex_updates_rotate_with_the_gradient(make, hyper):
             updates, state = tx.update(np.complex64(1 + i) * params, state, params)
         return updates
 
+    if "add_noise" in make.__code__.co_names:
+        pytest.skip("noise turns in distribution only")
+    if "compress_int8" in make.__code__.co_names:
+        with pytest.raises(TypeError, match="complex"):
+            final(params)
+        return
     with jax.numpy_dtype_promotion("standard"):  # for Adam
         plain, turned = final(params), final(turn * params)
     assert plain.dtype == jnp.complex64
@@ -236,7 +380,9 @@ def test_sharded_is_local(make, hyper, kind):
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.P("x")))
         got, _, _ = jax.jit(lambda params: run(tx, params))(placed)
-    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(expected), rtol=1e-6)
+    # These gradients lie along the weights but for a hundredth; turned off them, that is all there is.
+    rtol = 1e-3 if make is transforms.orthogonal_gradient else 1e-6
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(expected), rtol=rtol)
 
 
 @every
@@ -474,10 +620,11 @@ def test_freezing_all_and_nothing():
 def test_extra_arguments_go_through():
     scale = lambda updates, state, params, *, value, **_: (jax.tree.map(lambda u: value * u, updates), state)  # noqa: E731
     inner = optax.GradientTransformationExtraArgs(lambda _: (), scale)
-    for wrap in (lambda tx: transforms.freeze(tx, BIASES), transforms.skip_nonfinite, transforms.average_parameters):
+    for wrap in (lambda tx: transforms.freeze(tx, BIASES), *WRAPPERS):
         tx = wrap(inner)
         updates, _ = tx.update(gradients(), tx.init(parameters()), parameters(), value=jnp.float32(3.0), unknown=3)
-        np.testing.assert_array_equal(updates["w"], 3.0 * gradients()["w"])
+        if wrap is not transforms.cautious:
+            np.testing.assert_array_equal(updates["w"], 3.0 * gradients()["w"])
 
 
 # ---- the guard -------------------------------------------------------------------------------------------------------

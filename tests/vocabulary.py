@@ -26,6 +26,11 @@ def quick(f: Callable, **options: Any) -> Callable:
     return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 
+def optimised(f: Callable, **options: Any) -> Callable:
+    """`jax.jit` as it is outside of the tests, which compile fast (tests/conftest.py): for the last digits."""
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 3}, **options)
+
+
 def public(namespace: Any) -> dict[str, Callable]:
     """Every public function of a namespace."""
     return {name: f for name, f in vars(namespace).items() if inspect.isfunction(f) and not name.startswith("_")}

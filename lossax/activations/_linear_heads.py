@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lossax import _check, _numerics
-from lossax._heads import each_token, known_labels, made
+from lossax._heads import capped, each_token, known_labels, made
 from lossax._reduction import masked
 
 
@@ -20,7 +20,7 @@ class LinearStatistics(NamedTuple):
     correct: jax.Array
 
 
-def _of_each(f: Any, hidden, labels, embedding, bias, temperature, soft_cap, tile, where) -> Any:
+def _of_each(f: Any, hidden, labels, embedding, bias, temperature, soft_cap, tile, class_axis_name, where) -> Any:
     """`f` of blocks of logits and labels; 0 where tokens are masked, NaN where labels name no class."""
     _check.integer(labels=labels)
     head = made(hidden, embedding, bias)
@@ -29,15 +29,16 @@ def _of_each(f: Any, hidden, labels, embedding, bias, temperature, soft_cap, til
     _check.positive(temperature=temperature)
     if soft_cap is not None:
         _check.positive(soft_cap=soft_cap)
-    labels, known = known_labels(where, labels, head)
+    labels, known = known_labels(where, labels, head, class_axis_name)
     bends = tuple(None if x is None else masked(None, head.bias, x)[1] for x in (soft_cap, temperature))
 
     def block(logits, rows, bends):
         (logits,), (labels, known), (cap, temperature) = logits, rows, bends
-        logits = (logits if cap is None else _numerics.soft_cap(logits, cap)) / temperature
+        logits = capped(logits, cap) / temperature
         return jax.tree.map(lambda x: x if x.dtype == bool else known * x, f(logits, labels))
 
-    found = each_token(block, (hidden,), (head,), (labels, known), bends, tile=tile, where=where)
+    tail = {"tile": tile, "class_axis_name": class_axis_name, "where": where}
+    found = each_token(block, (hidden,), (head,), (labels, known), bends, **tail)
     return jax.tree.map(lambda x: masked(where, x)[0], found)
 
 
@@ -50,6 +51,7 @@ def linear_log_probs(
     temperature: ArrayLike = 1.0,
     soft_cap: ArrayLike | None = None,
     tile: int | None = None,
+    class_axis_name: str | None = None,
     where: ArrayLike | None = None,
 ) -> jax.Array:
     r"""Log-probability of each token under a language model, from its last hidden states and without its logits.
@@ -70,6 +72,8 @@ def linear_log_probs(
       temperature: What logits are divided by, positive: that of the sampler, for the policy that sampled.
       soft_cap: Bound that logits are bent towards before all else, positive; `None` leaves them.
       tile: Tokens of a block; by the number of classes if None.
+      class_axis_name: Mesh axis over which the columns of the embedding and the bias are spread, in order, inside a
+        `jax.shard_map` that is manual over it; what else is given by class is whole, and labels count all classes.
       where: Tokens to keep, bool `[...]`.
 
     Returns:
@@ -90,7 +94,7 @@ def linear_log_probs(
       large-vocabulary language models*, 2024.
     """
     surprise = lambda logits, labels: -_numerics.label_surprise(logits, labels)  # noqa: E731
-    return _of_each(surprise, hidden, labels, embedding, bias, temperature, soft_cap, tile, where)
+    return _of_each(surprise, hidden, labels, embedding, bias, temperature, soft_cap, tile, class_axis_name, where)
 
 
 def linear_statistics(
@@ -102,6 +106,7 @@ def linear_statistics(
     temperature: ArrayLike = 1.0,
     soft_cap: ArrayLike | None = None,
     tile: int | None = None,
+    class_axis_name: str | None = None,
     where: ArrayLike | None = None,
 ) -> LinearStatistics:
     r"""What a language model says of each token, from its last hidden states and without its logits.
@@ -122,6 +127,8 @@ def linear_statistics(
       temperature: What logits are divided by, positive.
       soft_cap: Bound that logits are bent towards before all else, positive; `None` leaves them.
       tile: Tokens of a block; by the number of classes if None.
+      class_axis_name: Mesh axis over which the columns of the embedding and the bias are spread, in order, inside a
+        `jax.shard_map` that is manual over it; what else is given by class is whole, and labels count all classes.
       where: Tokens to keep, bool `[...]`.
 
     Returns:
@@ -149,4 +156,4 @@ def linear_statistics(
         surprise = _numerics.label_surprise(logits, labels)
         return LinearStatistics(-surprise, top + remainder, _numerics.entropy(logits), correct)
 
-    return _of_each(all_of_them, hidden, labels, embedding, bias, temperature, soft_cap, tile, where)
+    return _of_each(all_of_them, hidden, labels, embedding, bias, temperature, soft_cap, tile, class_axis_name, where)

@@ -15,7 +15,7 @@ from lossax._distilled import rescaled, tempered
 from lossax._numerics import absolute, divide, sqrt
 from lossax._pairs import squared_distances
 from lossax._reduction import masked, reduce, unit_weights
-from lossax._tile import by_rows, gathered, over_sets
+from lossax._tile import by_rows, gathered, inner, over_sets
 from lossax._types import Reduction
 from lossax._vectors import cosine_gap
 
@@ -354,8 +354,7 @@ def similarity_preserving(
         def block(rows, columns):
             root = sqrt(columns[2])[None, :]
             own, other = (
-                direction(root * jnp.matmul(z, w.T, precision=lax.Precision.HIGHEST))
-                for z, w in zip(rows[:2], columns[:2], strict=True)
+                direction(root * inner(z, w, lax.Precision.HIGHEST)) for z, w in zip(rows[:2], columns[:2], strict=True)
             )
             return (), jnp.sum(rows[2] * jnp.sum(jnp.square(own - other), axis=-1))
 

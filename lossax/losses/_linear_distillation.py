@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from lossax import _check, _numerics
+from lossax import _check
 from lossax._distilled import Divergence, Tail, distilled, listed_classes, mixture_of, top_k_distilled
-from lossax._heads import made, token_loss
+from lossax._heads import capped, classes_of, made, token_loss
 from lossax._reduction import masked
 from lossax._types import Reduction
 
@@ -20,10 +20,6 @@ def _cap(soft_cap: Any, like: jax.Array) -> jax.Array | None:
         return None
     _check.positive(soft_cap=soft_cap)
     return masked(None, like, soft_cap)[1]
-
-
-def _capped(logits: jax.Array, soft_cap: jax.Array | None) -> jax.Array:
-    return logits if soft_cap is None else _numerics.soft_cap(logits, soft_cap)
 
 
 def linear_distillation(
@@ -42,6 +38,7 @@ def linear_distillation(
     teacher_soft_cap: ArrayLike | None = None,
     tile: int | None = None,
     axis_name: str | None = None,
+    class_axis_name: str | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
@@ -75,6 +72,8 @@ def linear_distillation(
       teacher_soft_cap: That of the teacher's logits.
       tile: Tokens of a block; by the number of classes if None.
       axis_name: Mesh axis over which the tokens are spread, inside `jax.shard_map`: the mean is over all of them.
+      class_axis_name: Mesh axis over which the columns of the embedding and the bias are spread, in order, inside a
+        `jax.shard_map` that is manual over it; what else is given by class is whole, and labels count all classes.
       where: Units to keep, bool `[...]`.
       weights: Weight of each unit, float `[...]`.
       reduction: `"mean"` over total weight, `"sum"`, or `"none"`.
@@ -113,12 +112,19 @@ def linear_distillation(
     }
 
     def loss(logits, _, options):
-        own, other = map(_capped, logits, options["caps"])
+        own, other = map(capped, logits, options["caps"])
         other = other.astype(own.dtype)
         return distilled(own, other, options["temperature"], options["mixture"], divergence, rescale)
 
     states, heads = (hidden, lax.stop_gradient(teacher_hidden)), (head, lax.stop_gradient(teacher))
-    tail = {"tile": tile, "axis_name": axis_name, "where": where, "weights": weights, "reduction": reduction}
+    tail = {
+        "tile": tile,
+        "axis_name": axis_name,
+        "class_axis_name": class_axis_name,
+        "where": where,
+        "weights": weights,
+        "reduction": reduction,
+    }
     return token_loss(loss, states, heads, (), options, **tail)
 
 
@@ -137,6 +143,7 @@ def linear_top_k_distillation(
     soft_cap: ArrayLike | None = None,
     tile: int | None = None,
     axis_name: str | None = None,
+    class_axis_name: str | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
@@ -166,6 +173,8 @@ def linear_top_k_distillation(
       soft_cap: Bound that logits are bent towards before all else, positive; `None` leaves them.
       tile: Tokens of a block; by the number of classes if None.
       axis_name: Mesh axis over which the tokens are spread, inside `jax.shard_map`: the mean is over all of them.
+      class_axis_name: Mesh axis over which the columns of the embedding and the bias are spread, in order, inside a
+        `jax.shard_map` that is manual over it; what else is given by class is whole, and labels count all classes.
       where: Units to keep, bool `[...]`.
       weights: Weight of each unit, float `[...]`.
       reduction: `"mean"` over total weight, `"sum"`, or `"none"`.
@@ -197,13 +206,20 @@ def linear_top_k_distillation(
         "mixture": mixture_of(divergence, mixture, head.bias),
         "cap": _cap(soft_cap, head.bias),
     }
-    units, dtype, classes = hidden.shape[:-1], head.bias.dtype, len(head.bias)
+    units, dtype, classes = hidden.shape[:-1], head.bias.dtype, classes_of(head, class_axis_name)
     listed = listed_classes(units, dtype, classes, teacher_log_probs, teacher_indices, tail, where)
 
     def loss(logits, listed, options):
-        own, (log_probs, indices) = _capped(logits[0], options["cap"]), listed
+        own, (log_probs, indices) = capped(logits[0], options["cap"]), listed
         choices = options["temperature"], options["mixture"], divergence, rescale, tail
         return top_k_distilled(own, log_probs, indices, *choices)
 
-    ends = {"tile": tile, "axis_name": axis_name, "where": where, "weights": weights, "reduction": reduction}
+    ends = {
+        "tile": tile,
+        "axis_name": axis_name,
+        "class_axis_name": class_axis_name,
+        "where": where,
+        "weights": weights,
+        "reduction": reduction,
+    }
     return token_loss(loss, (hidden,), (head,), listed, options, **ends)

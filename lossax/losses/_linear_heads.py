@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from lossax import _check, _hyper
-from lossax._heads import known_labels, label_loss, made, token_loss
+from lossax._heads import classes_of, known_labels, label_loss, made, token_loss
 from lossax._reduction import masked, unit_weights
 from lossax._types import Reduction
 
@@ -23,6 +23,7 @@ def linear_cross_entropy(
     soft_cap: ArrayLike | None = None,
     tile: int | None = None,
     axis_name: str | None = None,
+    class_axis_name: str | None = None,
     where: ArrayLike | None = None,
     weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
@@ -40,9 +41,10 @@ def linear_cross_entropy(
     is not differentiated costs nothing: a frozen embedding is one outside the differentiation or under
     `jax.lax.stop_gradient`.
 
-    An embedding whose classes are spread over devices stays so: they exchange a few numbers for each token. Where
-    tokens are spread, let `jax.shard_map` do that (`axis_names` of the tokens alone leaves the classes to the
-    compiler), and gradients of the embedding are added up over devices once, not once a block.
+    An embedding whose classes are spread over devices stays so, whether by the compiler, which exchanges a few numbers
+    for each token, or by hand, where `class_axis_name` gathers the logits of a block. Where tokens are spread, let
+    `jax.shard_map` do that (`axis_names` of the tokens alone leaves the classes to the compiler), and gradients of the
+    embedding are added up over devices once, not once a block.
 
     Args:
       hidden: Last hidden states h, float `[..., d]`.
@@ -56,6 +58,8 @@ def linear_cross_entropy(
       soft_cap: Bound that logits are bent towards before all else, positive; `None` leaves them.
       tile: Tokens of a block; by the number of classes if None.
       axis_name: Mesh axis over which the tokens are spread, inside `jax.shard_map`: the mean is over all of them.
+      class_axis_name: Mesh axis over which the columns of the embedding and the bias are spread, in order, inside a
+        `jax.shard_map` that is manual over it; what else is given by class is whole, and labels count all classes.
       where: Units to keep, bool `[...]`.
       weights: Weight of each unit, float `[...]`.
       reduction: `"mean"` over total weight, `"sum"`, or `"none"`.
@@ -79,7 +83,7 @@ def linear_cross_entropy(
     """
     _check.integer(labels=labels)
     head = made(hidden, embedding, bias)
-    classes, hidden = len(head.bias), jnp.asarray(hidden)
+    classes, hidden = classes_of(head, class_axis_name), jnp.asarray(hidden)
     _check.units_of({"hidden": hidden}, labels=labels)
     _check.fraction(label_smoothing=label_smoothing)
     _check.nonnegative(gamma=gamma, z_loss=z_loss)
@@ -88,7 +92,7 @@ def linear_cross_entropy(
     if soft_cap is not None:
         _check.positive(soft_cap=soft_cap)
     options = {name: None if x is None else masked(None, head.bias, x)[1] for name, x in given.items()}
-    labels, known = known_labels(where, labels, head)
+    labels, known = known_labels(where, labels, head, class_axis_name)
     if class_weights is not None:
         _check.real(class_weights=class_weights)
         _check.of_classes(classes, class_weights=class_weights)
@@ -99,5 +103,12 @@ def linear_cross_entropy(
         (logits,), (labels, known) = logits, rows
         return known * label_loss(logits, labels, **options)
 
-    tail = {"tile": tile, "axis_name": axis_name, "where": where, "weights": weights, "reduction": reduction}
+    tail = {
+        "tile": tile,
+        "axis_name": axis_name,
+        "class_axis_name": class_axis_name,
+        "where": where,
+        "weights": weights,
+        "reduction": reduction,
+    }
     return token_loss(loss, (hidden,), (head,), (labels, known), options, **tail)

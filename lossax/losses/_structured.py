@@ -132,7 +132,8 @@ def hierarchical_cross_entropy(
         inside = leaf
         if depth < groups.shape[0]:
             group = groups[depth].reshape((1,) * labels.ndim + (-1,))
-            inside = group == jnp.sum(jnp.where(leaf, group, jnp.zeros_like(group)), axis=-1, keepdims=True)
+            of_label = jnp.where(leaf, group, jnp.zeros_like(group))
+            inside = group == jnp.sum(of_label, axis=-1, keepdims=True, dtype=group.dtype)
         loss = loss + jnp.exp(-alpha * depth) * _subset_surprise(logits, inside, among & ~inside)
         among = inside
     return reduce(known * loss, where, weights, reduction)

@@ -8,39 +8,18 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from lossax import _check, _hyper, _numerics, _tree
+from lossax import _check, _factored, _hyper, _tree
 from lossax._assemble import assemble
 from lossax._progress import elapsed, progress
 from lossax._types import Hyperparameter, Mask, PyTree, Schedule
 
 
-class FactoredMoment(NamedTuple):
-    """Means of a second moment over its columns and over its rows, with axes of length one where it averaged."""
-
-    row: jax.Array
-    column: jax.Array
-
-
 class AdafactorState(NamedTuple):
-    """Number of updates, second moments (large matrices: `FactoredMoment`), and average direction or `None`."""
+    """Number of updates, second moments (large matrices: row and column), and average direction or `None`."""
 
     step: jax.Array
     nu: PyTree
     mu: PyTree
-
-
-def _factored_axes(shape: tuple[int, ...], factored: str, least: int) -> tuple[int, int] | None:
-    """The axes of the rows and the columns that the second moment is factored into, `None` to keep it whole."""
-    if factored == "none" or len(shape) < 2:
-        return None
-    by_size = sorted(range(len(shape)), key=lambda axis: shape[axis])
-    row, column = sorted(by_size[-2:]) if factored == "largest" else (len(shape) - 2, len(shape) - 1)
-    return (row, column) if min(shape[row], shape[column]) >= least else None
-
-
-def _rms(x: jax.Array) -> jax.Array:
-    """Root of the mean square, 0 for no elements."""
-    return _numerics.sqrt(jnp.sum(_tree.square(x)) / max(x.size, 1))
 
 
 def scale_by_adafactor(
@@ -100,21 +79,12 @@ def scale_by_adafactor(
         _check.decay(momentum=momentum)
 
     def axes_of(leaf: Any) -> tuple[int, int] | None:
-        return _factored_axes(np.shape(leaf), factored, min_dim_size_to_factor) if _tree.is_number(leaf) else None
+        return _factored.axes(np.shape(leaf), factored, min_dim_size_to_factor) if _tree.is_number(leaf) else None
 
     def init(params: PyTree) -> AdafactorState:
-        def zeros(leaf):
-            axes = axes_of(leaf)
-            if axes is None:
-                return _tree.zeros_like(leaf, real=True)
-            # Zeros like a sum have its sharding: that of the axes that are left.
-            dtype = _tree.wide_dtype(leaf, real=True)
-            row, column = (jnp.zeros_like(jnp.sum(leaf, axis, keepdims=True), dtype) for axis in axes[::-1])
-            return FactoredMoment(row, column)
-
         return AdafactorState(
             step=jnp.zeros((), jnp.int32),
-            nu=jax.tree.map(zeros, params, is_leaf=lambda x: x is None),
+            nu=jax.tree.map(lambda p: _factored.zeros(p, axes_of(p)), params, is_leaf=lambda x: x is None),
             mu=None if momentum is None else _tree.zeros_like(params, dtype=mu_dtype),
         )
 
@@ -129,27 +99,14 @@ def scale_by_adafactor(
         def average(g, v):
             if not _tree.is_number(g) or v is None:
                 return v
-            g = _tree.widen(g)
-            axes = axes_of(g)
-            real = _tree.wide_dtype(g, real=True)
+            g, real = _tree.widen(g), _tree.wide_dtype(g, real=True)
             share, square = take.astype(real), _tree.square(g) + jnp.asarray(floor, real)
-            if axes is None:
-                return (1.0 - share) * v + share * square
-            means = (jnp.mean(square, axis, keepdims=True) for axis in axes[::-1])
-            return FactoredMoment(*((1.0 - share) * old + share * new for old, new in zip(v, means, strict=True)))
+            return _factored.averaged(v, square, share, axes_of(g))
 
         def direction(g, v, p, floor, clip_threshold, eps_scale):
-            axes = axes_of(g)
-            if axes is None:
-                root = _numerics.sqrt(v)
-            else:
-                mean = _numerics.sqrt(jnp.mean(v.row, axes[0], keepdims=True))
-                root = _numerics.divide(_numerics.sqrt(v.row), mean) * _numerics.sqrt(v.column)
-            u = _numerics.divide(g, root)
-            # A step function while the gradient has always been 0: its slope of 1 / sqrt(eps) overflows in two steps.
-            u = jnp.where(root <= 1.5 * _numerics.sqrt(floor), jax.lax.stop_gradient(u), u)
-            u = u / jnp.maximum(_rms(u) / clip_threshold, 1.0)
-            return u * jnp.maximum(_rms(p), eps_scale) if multiply_by_parameter_scale else u
+            u = _factored.normalized(g, v, floor, axes_of(g))
+            u = u / jnp.maximum(_tree.rms(u) / clip_threshold, 1.0)
+            return u * jnp.maximum(_tree.rms(p), eps_scale) if multiply_by_parameter_scale else u
 
         nu = jax.tree.map(average, updates, state.nu, is_leaf=lambda x: x is None)
         scalars = (floor, _hyper.at(state.step, clip_threshold), _hyper.at(state.step, eps_scale))

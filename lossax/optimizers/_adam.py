@@ -3,10 +3,9 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from lossax import _check, _hyper, _numerics, _tree
+from lossax import _check, _moments
 from lossax._assemble import assemble
 from lossax._types import Hyperparameter, Mask, PyTree
 
@@ -60,28 +59,12 @@ def scale_by_adam(
     _check.nonnegative(eps=eps, eps_root=eps_root)
 
     def init(params: PyTree) -> AdamState:
-        return AdamState(
-            step=jnp.zeros((), jnp.int32),
-            mu=_tree.zeros_like(params, dtype=mu_dtype),
-            nu=_tree.zeros_like(params, real=True),
-            mu_mass=jnp.zeros((), _hyper.default_float()),
-            nu_mass=jnp.zeros((), _hyper.default_float()),
-        )
+        return AdamState(*_moments.start(params, mu_dtype))
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
-        decay1, decay2 = _hyper.at(state.step, b1), _hyper.at(state.step, b2)
-        mu = _tree.moment(updates, jax.tree.map(_tree.widen, state.mu), decay1)
-        nu = _tree.moment(updates, state.nu, decay2, order=2)
-        mu_mass, nu_mass = _tree.mass(state.mu_mass, decay1), _tree.mass(state.nu_mass, decay2)
-
-        def direction(_, m, v, mu_mass, nu_mass, eps, eps_root):
-            return _numerics.divide(m / mu_mass, _numerics.sqrt(v / nu_mass + eps_root) + eps)
-
-        scalars = (mu_mass, nu_mass, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))
-        directions = _tree.map(direction, updates, mu, nu, scalars=scalars)
-        mu = _tree.cast_like(mu, state.mu)
-        return _tree.cast_like(directions, updates), AdamState(_tree.increment(state.step), mu, nu, mu_mass, nu_mass)
+        directions, moments = _moments.adam(updates, state, b1, b2, eps, eps_root)
+        return directions, AdamState(*moments)
 
     return optax.GradientTransformation(init, update)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from lossax import _check, _hyper, _tree
+from lossax import _check, _hyper, _keys, _tree
 from lossax._assemble import assemble
 from lossax._types import Hyperparameter, Mask, PyTree
 
@@ -21,14 +21,6 @@ class SophiaState(NamedTuple):
     nu: PyTree
     mu_mass: jax.Array
     key: jax.Array
-
-
-def _typed(key: ArrayLike | None) -> jax.Array:
-    """A typed key from a seed, a raw key or a typed one."""
-    if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    key = 0 if key is None else key
-    return jax.random.wrap_key_data(jnp.asarray(key)) if jnp.ndim(key) else jax.random.key(key)
 
 
 def _derivative(f: Callable[[PyTree], jax.Array], params: PyTree, along: Callable[..., PyTree]) -> PyTree:
@@ -139,7 +131,7 @@ def scale_by_sophia(
             mu=_tree.zeros_like(params, dtype=mu_dtype),
             nu=_tree.zeros_like(params),
             mu_mass=jnp.zeros((), _hyper.default_float()),
-            key=jnp.array(jax.random.key_data(_typed(key)), copy=True),
+            key=_keys.data(0 if key is None else key),
         )
 
     def update(
@@ -158,15 +150,14 @@ def scale_by_sophia(
             raise ValueError(f"update(updates, state, params, {needed}=...) needs {needed} for estimator={estimator!r}")
 
         def refresh(nu, data):
-            fresh, draw = jax.random.split(jax.random.wrap_key_data(data, impl=jax.random.key_impl(_typed(key))))
+            fresh, draw = _keys.split(data, 0 if key is None else key)
             curvature = estimate(objective, params, draw)
             if batch_size is not None and estimator == "gauss_newton_bartlett":
                 size = _hyper.at(state.step, batch_size)
                 curvature = _tree.map(lambda h, size: size * h, curvature, scalars=(size,))
-            return _tree.moment(curvature, nu, _hyper.at(state.step, b2)), jax.random.key_data(fresh)
+            return _tree.moment(curvature, nu, _hyper.at(state.step, b2)), fresh
 
-        period = jnp.maximum(jnp.round(_hyper.scalar(_hyper.at(state.step, every))).astype(jnp.int32), 1)
-        due = state.step % period == 0
+        due = state.step % _hyper.period(state.step, every) == 0
         nu, data = jax.lax.cond(due, refresh, lambda nu, data: (nu, data), state.nu, state.key)
 
         decay = _hyper.at(state.step, b1)

@@ -13,12 +13,6 @@ from lossax._reduction import masked
 from lossax._sequences import existing
 
 
-def _whole(name: str, value: int) -> None:
-    """Raises unless the value is a Python integer, 0 or above."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} must be a Python int, 0 or above, got {value!r}")
-
-
 def _deviations(
     x: jax.Array, keep: jax.Array, ddof: int, axis_name: str | None, axis: int | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -84,7 +78,7 @@ def group_advantages(
       Float `[..., G]`, without gradient.
 
     Raises:
-      TypeError: if `rewards` are not floating point.
+      TypeError: if `rewards` are not floating point or `ddof` is no int.
       ValueError: if `rewards` have no axis, a choice is unknown or a number is outside its range.
 
     Example:
@@ -110,7 +104,7 @@ def group_advantages(
     _check.choice(("mean", "leave_one_out"), baseline=baseline)
     _check.choice(("group", "batch", "none"), scale=scale)
     _check.nonnegative(epsilon=epsilon)
-    _whole("ddof", ddof)
+    _check.count(0, ddof=ddof)
     rewards, keep = existing(jnp.asarray(rewards), 0, where=where)
     _, epsilon = masked(None, rewards, epsilon)
     rewards = lax.stop_gradient(rewards)
@@ -155,7 +149,7 @@ def whitened(
       Float `[...]`, 0 at what there is not, without gradient.
 
     Raises:
-      TypeError: if `values` are not floating point.
+      TypeError: if `values` are not floating point or `ddof` is no int.
       ValueError: if a number is outside its range.
 
     Example:
@@ -166,7 +160,7 @@ def whitened(
     """
     _check.floating(values=values)
     _check.nonnegative(epsilon=epsilon)
-    _whole("ddof", ddof)
+    _check.count(0, ddof=ddof)
     values, keep = existing(jnp.asarray(values), 0, where=where)
     _, epsilon = masked(None, values, epsilon)
     values = lax.stop_gradient(values)

@@ -92,8 +92,7 @@ def average_parameters(
         if warmup:
             made = state.step.astype(state.mass.dtype)
             keep = jnp.minimum(keep, (1.0 + made) / (10.0 + made))
-        after = _tree.cast_like(_tree.map(lambda p, u: p + u, params, updates), params)
-        average = _tree.moment(after, state.average, keep)
+        average = _tree.moment(_tree.added(params, updates), state.average, keep)
         mass = _tree.mass(state.mass, keep) if debias else state.mass
         return updates, AverageParametersState(_tree.increment(state.step), average, mass, new)
 
@@ -124,5 +123,5 @@ def eval_params(state: Any, params: PyTree) -> PyTree:
     nodes = jax.tree.leaves(state, is_leaf=lambda node: hasattr(node, "eval_params"))
     found = [node for node in nodes if hasattr(node, "eval_params")]
     if len(found) != 1:
-        raise ValueError(f"state must hold one average of the parameters (average_parameters), found {len(found)}")
+        raise ValueError(f"state must keep other parameters once (average_parameters and such), found {len(found)}")
     return found[0].eval_params(params)

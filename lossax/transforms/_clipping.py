@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lossax import _check, _hyper, _numerics, _tree
+from lossax import _check, _hyper, _tree
 from lossax._types import Hyperparameter, PyTree
 
 
@@ -27,13 +27,6 @@ class ClipByGlobalNormState(NamedTuple):
 
     step: jax.Array
     norm: jax.Array
-
-
-def _shorten(leaf: jax.Array, unit: jax.Array, length: jax.Array, limit: jax.Array) -> jax.Array:
-    """`leaf` shrunk as `unit * length` must be to come down to `limit`; as it is if that is not above it."""
-    longer = unit * length > limit
-    share = _numerics.divide(jnp.where(jnp.isinf(limit), jnp.zeros_like(limit), limit), length)
-    return _tree.parts(lambda x: jnp.where(longer, _tree.over_unit(x, unit) * share, x), leaf)
 
 
 def clip_by_value(limit: Hyperparameter) -> optax.GradientTransformation:
@@ -75,7 +68,7 @@ def clip_by_value(limit: Hyperparameter) -> optax.GradientTransformation:
         def clip(u, limit):
             if not jnp.iscomplexobj(u):
                 return jnp.clip(u, -limit, limit)
-            shorten = lambda entry: _shorten(entry, *_tree.scaled_norm(entry), limit)  # noqa: E731
+            shorten = lambda entry: _tree.shorten(entry, *_tree.scaled_norm(entry), limit)  # noqa: E731
             for _ in range(u.ndim):
                 shorten = jax.vmap(shorten)
             return shorten(u)
@@ -124,7 +117,7 @@ def clip_by_norm(limit: Hyperparameter) -> optax.GradientTransformation:
         del params
 
         def clip(u, limit):
-            return _shorten(u, *_tree.scaled_norm(u), limit)
+            return _tree.shorten(u, *_tree.scaled_norm(u), limit)
 
         clipped = _tree.map(clip, updates, scalars=(_hyper.at(state.step, limit),))
         return _tree.cast_like(clipped, updates), ClipByNormState(_tree.increment(state.step))
@@ -170,7 +163,7 @@ def clip_by_global_norm(limit: Hyperparameter) -> optax.GradientTransformation:
     def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         unit, length = _tree.scaled_norm(updates)
-        clipped = _tree.map(_shorten, updates, scalars=(unit, length, _hyper.at(state.step, limit)))
+        clipped = _tree.map(_tree.shorten, updates, scalars=(unit, length, _hyper.at(state.step, limit)))
         norm = (unit * length).astype(state.norm.dtype)
         return _tree.cast_like(clipped, updates), ClipByGlobalNormState(_tree.increment(state.step), norm)
 

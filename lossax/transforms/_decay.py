@@ -16,17 +16,22 @@ class AddDecayedWeightsState(NamedTuple):
     step: jax.Array
 
 
-def add_decayed_weights(weight_decay: Hyperparameter, mask: Mask | None = None) -> optax.GradientTransformation:
+def add_decayed_weights(
+    weight_decay: Hyperparameter, mask: Mask | None = None, *, cautious: bool = False
+) -> optax.GradientTransformation:
     r"""Adds a share of the parameters to the update: L2 regularization before a direction, decoupled decay after it.
 
-    .. math:: u \leftarrow u + \lambda w
+    .. math:: u \leftarrow u + \lambda w \qquad\text{or, cautious,}\qquad u \leftarrow u + \lambda [u w \ge 0]\, w
 
-    Every lossax optimizer has decoupled decay as `weight_decay`; this is for chains, and for the L2 kind that torch's
-    SGD and Adam have.
+    Every lossax optimizer has decoupled decay as `weight_decay`; this is for chains, for the L2 kind that torch's SGD
+    and Adam have, and for cautious decay, which spares weights that the update makes larger, so that minima of the loss
+    stay where they are: `assemble(chain(scale_by_adam(), add_decayed_weights(0.1, cautious=True)), 1e-3)` is AdamW so.
 
     Args:
       weight_decay: Share, nonnegative. Unless it is the Python number 0, `update` needs `params`.
       mask: Parameters to decay: booleans or a function of the parameters (`path_mask`); `None` is all.
+      cautious: Whether to decay only where it moves a weight the way the update does. The update must ascend, as
+        gradients and directions do.
 
     Returns:
       A transformation with state `AddDecayedWeightsState`.
@@ -43,7 +48,8 @@ def add_decayed_weights(weight_decay: Hyperparameter, mask: Mask | None = None) 
       [4.0]
 
     Reference:
-      Krogh and Hertz, *A simple weight decay can improve generalization*, 1992.
+      Krogh and Hertz, *A simple weight decay can improve generalization*, 1992; Chen et al., *Cautious weight decay*,
+      2025.
     """
     _check.nonnegative(weight_decay=weight_decay)
 
@@ -58,6 +64,8 @@ def add_decayed_weights(weight_decay: Hyperparameter, mask: Mask | None = None) 
         _tree.require_params(params, "weight_decay is not the Python number 0")
 
         def add(u, p, keep, share):
+            if cautious:  # of signs: a product may vanish
+                keep = keep & ((jnp.sign(u) * jnp.conj(jnp.sign(p))).real >= 0)
             return u + _tree.parts(lambda x: jnp.where(keep, share * x, jnp.zeros_like(x)), p)
 
         masks = _tree.resolve_mask(mask, params)

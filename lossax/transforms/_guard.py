@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lossax import _check, _hyper, _tree
+from lossax import _branches, _check, _hyper, _tree
 from lossax._types import PyTree
 
 
@@ -53,28 +53,15 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
     _check.transformation(optimizer=optimizer)
     inner = optax.with_extra_args_support(optimizer)
 
-    def only_numbers(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: leaf if _tree.is_number(leaf) else None, tree, is_leaf=lambda x: x is None)
-
     def init(params: PyTree) -> SkipNonfiniteState:
         return SkipNonfiniteState(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), inner.init(params))
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args):
-        def step():
-            moved, new = inner.update(updates, state.inner, params, **extra_args)
-            return only_numbers(moved), new
-
-        moved, _ = jax.eval_shape(step)
-
-        def skip():
-            stay = lambda u, move: None if move is None else jnp.zeros_like(u, dtype=move.dtype)  # noqa: E731
-            return jax.tree.map(stay, updates, moved, is_leaf=lambda x: x is None), state.inner
-
         zero = jnp.zeros((), _hyper.default_float())
         squares = (jnp.sum(_tree.square(leaf)).astype(zero.dtype) for leaf in _tree.numbers(updates))
         good = jnp.isfinite(sum(squares, zero))
-        moved, new = jax.lax.cond(good, step, skip)
-        whole = jax.tree.map(lambda u, move: u if move is None else move, updates, moved, is_leaf=lambda x: x is None)
+        step = lambda: inner.update(updates, state.inner, params, **extra_args)  # noqa: E731
+        whole, new = _branches.only_if(good, step, updates, state.inner)
         skipped = jnp.where(good, state.skipped, _tree.increment(state.skipped))
         in_a_row = jnp.where(good, jnp.zeros_like(skipped), _tree.increment(state.skipped_in_a_row))
         return whole, SkipNonfiniteState(skipped, in_a_row, new)
