@@ -5,6 +5,7 @@ import importlib.metadata
 import itertools
 import os
 import pathlib
+import zlib
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -15,6 +16,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):  # XLA stops at fla
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -27,7 +29,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 gc.set_threshold(100_000, 50, 50)
 
 
-CLEAR_AFTER = 500  # tests; what JAX remembers of them takes about a gigabyte
+CLEAR_AFTER = 750  # tests; what JAX remembers of them takes more than a gigabyte
 CONTRACTS = ("tests/test_losses.py::", "tests/test_set_losses.py::")
 
 
@@ -43,6 +45,20 @@ def pytest_xdist_make_scheduler(config, log):
             return nodeid.removesuffix("]").replace("[", "-").split("-")[-1] if nodeid.startswith(CONTRACTS) else nodeid
 
     return ByLoss(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    """Of a test of what many share, with the mark `sampled`, three cases of four are slow."""
+    for item in items:
+        if item.get_closest_marker("sampled") and zlib.crc32(item.nodeid.encode()) % 4:
+            item.add_marker("slow")
+
+
+def pytest_runtest_setup(item):
+    """A test draws the same numbers whatever ran before it in this worker."""
+    rng = getattr(getattr(item, "module", None), "RNG", None)
+    if rng is not None:
+        rng.bit_generator.state = np.random.default_rng(zlib.crc32(item.nodeid.encode())).bit_generator.state
 
 
 _tests = itertools.count(1)

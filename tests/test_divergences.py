@@ -122,6 +122,7 @@ def test_logits_far_apart_are_exact(name, options):
             assert abs(float(gradients[i, 1]) - float(slopes[i])) <= 3e-5 * size + rest
 
 
+@pytest.mark.sampled
 @each_row
 @pytest.mark.parametrize("of", ["probabilities", "logits"])
 def test_classes_that_neither_has_do_not_exist(name, options, of):
@@ -143,6 +144,7 @@ def test_classes_that_neither_has_do_not_exist(name, options, of):
     assert all(np.isfinite(x).all() for x in tangents[1])
 
 
+@pytest.mark.sampled
 @each_row
 def test_supports_that_differ_are_infinite_or_finite_but_never_nan(name, options):
     q, t = np.array([[0.0, 0.5, 0.5], [0.5, 0.5, 0.0]], np.float32)[:, None]

@@ -213,7 +213,7 @@ FALLS = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize(("make", "train"), FALLS)
 def test_the_loss_falls(make, train):
     run = train(make(RATE, **v.required(make)), 10)
@@ -236,7 +236,7 @@ def test_states_of_other_shapes(make):
     assert run.losses[-1] < run.losses[0]
 
 
-@pytest.mark.slow
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", [n for n, make in v.OPTIMIZERS.items() if not measures_curvature(make)])
 def test_the_stock_train_state_of_linen(name):
     make = v.OPTIMIZERS[name]
@@ -307,6 +307,7 @@ def test_many_models_in_one_nnx_program():
 # ---- transformations of the whole training ---------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @every
 def test_training_is_scanned_and_mapped_over_seeds(make):
     tx = make(RATE, **v.required(make))
@@ -347,6 +348,7 @@ def steps(tx: Any, count: int = 3, grads: Callable = gradients) -> tuple[Any, An
     return params, state
 
 
+@pytest.mark.sampled
 @every
 def test_in_optax_wrappers(make):
     """The wrapped optimizer does what it does alone."""
@@ -390,6 +392,7 @@ def test_in_optax_wrappers(make):
     chex.assert_trees_all_close(last, alone, rtol=1e-6)
 
 
+@pytest.mark.sampled
 @every
 def test_lossax_and_optax_mix_in_a_chain(make):
     tx = make(RATE, **v.required(make))
@@ -422,6 +425,7 @@ def states(make):
         yield steps(make(RATE, min_dim_size_to_factor=2, **v.required(make)))[1]
 
 
+@pytest.mark.sampled
 @every
 def test_msgpack_round_trip(make):
     """Promise O9."""
@@ -431,7 +435,7 @@ def test_msgpack_round_trip(make):
         assert_bitwise(serialization.from_bytes(fresh, serialization.to_bytes(state)), state)
 
 
-@pytest.mark.slow
+@pytest.mark.sampled
 @every
 def test_orbax_round_trip(make, tmp_path):
     """Promise O9."""

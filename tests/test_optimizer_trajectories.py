@@ -377,6 +377,7 @@ def test_a_narrow_first_moment_is_rounded_and_not_biased(name):
 # ---- derivatives -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @every
 def test_three_steps_are_differentiable(case):
     """Promise O6: by the rate, every number of the line, the parameters and the gradients."""

@@ -7,6 +7,7 @@ COUNTED (a function: which elements count in a mean; if there is none, those who
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ from tests.test_losses import (
     hyperparameters_may_be_traced,
     is_float,
     numeric,
+    program_of_dtypes,
+    program_of_masks,
     spoil,
     variants,
 )
@@ -60,39 +63,32 @@ def of_each_set(values):
     return np.asarray(values, np.float64).reshape(len(values), -1).sum(-1)
 
 
+def weights_of(keep):
+    return np.random.default_rng(1).random(keep.shape).astype(np.float32)
+
+
+@pytest.mark.sampled
 def test_reductions_agree(loss):
-    arrays, run = draw(loss), bound(loss)
-    keep = mask(loss)
-    weights = np.random.default_rng(1).random(keep.shape).astype(np.float32)
-    tails = [
-        {k: x for k, x in {"where": where, "weights": weight}.items() if x is not None}
-        for where in (None, keep)
-        for weight in (None, weights)
-    ]
-
-    @quick
-    def everything(arrays):
-        def ways(tail):
-            alone = None if v.coupled(loss) else jax.vmap(lambda a, tail: run(*a, **tail))(arrays, tail)
-            return *(run(*arrays, **tail, reduction=r) for r in ("none", "sum", "mean")), alone
-
-        return [ways(tail) for tail in tails]
-
-    for tail, (units, total, mean, alone) in zip(tails, everything(arrays), strict=True):
-        where, weight = tail.get("where"), tail.get("weights")
+    arrays, program = draw(loss), program_of_masks(loss)
+    run, keep = bound(loss, **v.hyperparameters(loss)), mask(loss)
+    weights, everywhere, ones = weights_of(keep), np.ones(keep.shape, bool), np.ones(keep.shape, np.float32)
+    one_by_one = quick(jax.vmap(lambda arrays, where, weights: run(*arrays, where=where, weights=weights)))
+    tails = ({}, {"where": keep}, {"weights": weights})
+    means = quick(lambda arrays: [run(*arrays, **options) for options in tails])(arrays)
+    for options, mean in zip(tails, means, strict=True):
+        close(mean, program(arrays, options.get("where", everywhere), options.get("weights", ones))[2], 8, 1.0)
+    for where, weight in itertools.product((everywhere, keep), (ones, weights)):
+        units, total, mean = program(arrays, where, weight)[:3]
         assert units.shape[0] == SETS
-        if where is not None:
-            assert not np.any(units[1]), "nothing kept is 0"
+        assert not np.any(np.asarray(units)[~where.any(axis=tuple(range(1, where.ndim)))]), "nothing kept is 0"
         close(total, np.sum(np.float64(units)), 8, 1.0)
         assert mean.shape == ()
         if v.coupled(loss):
-            total = np.ones(keep.shape) if weight is None else np.float64(weight)
-            total = np.sum(total, where=counted_elements(loss, arrays, units, where))
-            close(mean, np.sum(np.float64(units)) / total, 8, 1.0)
-            continue
-        counted = [i for i in range(SETS) if where is None or keep[i].any()]
-        if units.ndim == 1:
-            close(mean, np.mean(np.float64(alone)[counted]), 8, 1.0)
+            weight = np.sum(np.float64(weight), where=counted_elements(loss, arrays, units, where))
+            close(mean, np.sum(np.float64(units)) / weight, 8, 1.0)
+        elif units.ndim == 1:
+            counted = [i for i in range(SETS) if where[i].any()]
+            close(mean, np.mean(np.float64(one_by_one(arrays, where, weight))[counted]), 8, 1.0)
 
 
 def counted_elements(loss, arrays, units, where):
@@ -101,8 +97,7 @@ def counted_elements(loss, arrays, units, where):
     if counted is None:
         return np.asarray(units) != 0
     labels = arrays[v.data_arguments(loss).index("labels")]
-    keep = np.ones(labels.shape, bool) if where is None else where
-    return np.stack([counted(loss, y, k) for y, k in zip(labels, keep, strict=True)])
+    return np.stack([counted(loss, y, k) for y, k in zip(labels, where, strict=True)])
 
 
 def test_masked_is_dropped(loss):
@@ -115,70 +110,43 @@ def test_masked_is_dropped(loss):
 
     @quick
     def everything(arrays, dropped):
-        pairs = []
-        for reduction in ("mean", "sum"):
-            masked = functools.partial(run, *arrays, where=row, reduction=reduction)
-            expected = functools.partial(run, *dropped, reduction=reduction)
-            pairs.append((masked(), expected()))
-            pairs.append((masked(weights=weights), expected(weights=weights[row])))
-        return [*pairs, (run(*arrays, weights=zero), pairs[0][1])]
+        masked, expected = functools.partial(run, *arrays), functools.partial(run, *dropped)
+        return (
+            (masked(where=row, weights=weights), expected(weights=weights[row])),
+            (masked(where=row, reduction="sum"), expected(reduction="sum")),
+            (masked(weights=zero), expected()),
+        )
 
     for masked, expected in everything(arrays, [a[:, row] for a in arrays]):
         close(masked, expected, 8, 1.0)
 
 
 def test_masked_elements_do_not_exist(loss):
-    clean = draw(loss)
-    keep = mask(loss)
-    weights = np.random.default_rng(1).random(keep.shape).astype(np.float32)
-    where = float_positions(clean)
-    hyper = v.required(loss) | v.hyperparameters(loss)
-    fixed = {k: x for k, x in hyper.items() if k not in numeric(hyper)}
-
-    @quick
-    def all_of_it(arrays, weights, hyper):
-        def f(floats, weights, hyper):
-            full = list(arrays)
-            for i, a in zip(where, floats, strict=True):
-                full[i] = a
-            return loss(*full, where=keep, weights=weights, **hyper, **fixed)
-
-        floats = [arrays[i] for i in where]
-        ones = jax.tree.map(jnp.ones_like, floats)
-        slope = jax.jvp(lambda x: f(x, weights, hyper), (floats,), (ones,))
-        gradients, (hvp, _) = jax.jvp(lambda x: jax.grad(f, argnums=(0, 2))(x, weights, hyper), (floats,), (ones,))
-        return slope, gradients, hvp
-
-    hyper = {k: jnp.asarray(x, jnp.float32) for k, x in numeric(hyper).items()}
-    expected = all_of_it([jnp.asarray(a) for a in clean], weights, hyper)
+    clean, keep, program = draw(loss), mask(loss), program_of_masks(loss)
+    expected = program(clean, keep, weights_of(keep))
     for garbage in (np.nan, np.inf, v.LARGEST):
-        spoiled = [jnp.asarray(spoil(a, keep, garbage)) for a in clean]
-        actual = all_of_it(spoiled, spoil(weights, keep, garbage), hyper)
+        actual = program([spoil(a, keep, garbage) for a in clean], keep, spoil(weights_of(keep), keep, garbage))
         for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             close(a, b, 4, 1.0)
             assert np.isfinite(a).all(), garbage
-        for gradient in actual[1][0]:
+        for gradient in actual[-2][0]:
             outside = keep.reshape(keep.shape + (1,) * (gradient.ndim - keep.ndim))
             if not spatial(loss):
                 assert not np.any(np.where(outside, 0.0, gradient)), "a masked element has a gradient"
 
 
 def test_nothing_kept_is_zero(loss):
-    arrays = draw(loss)
+    arrays, run = draw(loss), bound(loss)
     nothing = np.zeros((SETS, *elements(loss)), bool)
-    arrays = [spoil(a, nothing, np.nan) for a in arrays]
-    where, run = float_positions(arrays), bound(loss)
+    spoiled = [spoil(a, nothing, np.nan) for a in arrays]
+    assert not any(np.any(x) for x in jax.tree.leaves(program_of_masks(loss)(spoiled, nothing, weights_of(nothing))))
 
     @quick
     def everything(arrays):
-        derivatives = [
-            jax.value_and_grad(run, argnums=where)(*arrays, where=False, reduction=r) for r in ("mean", "sum")
-        ]
-        empty = run(*(a[:0] for a in arrays))
         without_elements = () if spatial(loss) else run(*(a[:, :0] for a in arrays))
-        return derivatives, empty, without_elements
+        return run(*arrays, where=False), run(*(a[:0] for a in arrays)), without_elements
 
-    assert not any(np.any(x) for x in jax.tree.leaves(everything(arrays)))
+    assert not any(np.any(x) for x in jax.tree.leaves(everything(spoiled)))
 
 
 def test_integer_weight_is_repetition(loss):
@@ -192,16 +160,17 @@ def test_integer_weight_is_repetition(loss):
 
 
 def test_order_does_not_matter(loss):
-    arrays, run = draw(loss), bound(loss)
-    whole = run(*arrays, reduction="none")
+    arrays, everywhere = draw(loss), np.ones((SETS, *elements(loss)), bool)
+    units = lambda arrays: program_of_masks(loss)(arrays, everywhere, np.float32(everywhere))[0]  # noqa: E731
+    whole = units(arrays)
     sets = np.array([2, 0, 3, 1])
-    close(run(*(a[sets] for a in arrays), reduction="none"), whole[sets], 2, 1.0)
+    close(units([a[sets] for a in arrays]), whole[sets], 2, 1.0)
     if not spatial(loss):
         order = np.random.default_rng(0).permutation(6)
-        expected = whole[:, order] if v.coupled(loss) else whole
-        close(run(*(a[:, order] for a in arrays), reduction="none"), expected, 8, 1.0)
+        close(units([a[:, order] for a in arrays]), whole[:, order] if v.coupled(loss) else whole, 8, 1.0)
 
 
+@pytest.mark.sampled
 def test_eager_jit_vmap_and_batch_axes_agree(loss):
     arrays = draw(loss)
     run = lambda *a: bound(loss)(*a, reduction="none")  # noqa: E731
@@ -216,12 +185,14 @@ def test_eager_jit_vmap_and_batch_axes_agree(loss):
     for whole in wholes:
         close(whole, eager, 4, 1.0)
     close(single, eager[0], 4, 1.0)
+    close(run(*(a.tolist() for a in arrays)), eager, 1)
 
 
 def test_forward_and_reverse_agree(loss):
     derivatives_agree(loss, draw(loss, 2))
 
 
+@pytest.mark.sampled
 def test_sharded_is_local(loss):
     """Sets or their elements are spread over devices."""
     arrays = v.draw(loss, (8, 16, *elements(loss)[1:]))
@@ -248,7 +219,7 @@ def test_the_dtype_is_that_of_the_estimate(loss):
         others = [a if i not in where[1:] else np.asarray(a, other) for i, a in enumerate(arrays)]
         run = functools.partial(loss, **hyper, weights=np.ones(elements(loss), other))
         assert jax.eval_shape(run, *others).dtype == jnp.float32
-    half_precision_is_rounded_once(loss, draw(loss, dtype="bfloat16"))
+    half_precision_is_rounded_once(program_of_dtypes(loss), draw(loss, dtype="bfloat16"))
     with jax.enable_x64(True):
         arrays = [jnp.asarray(a, jnp.float64 if is_float(a) else a.dtype) for a in draw(loss)]
         run = functools.partial(bound(loss), weights=np.ones(elements(loss), np.float32))
@@ -275,7 +246,6 @@ def test_wrong_calls_are_loud(loss):
         run(*arrays, weights=np.ones(7))
     with pytest.raises(ValueError, match=r"reduction must be one of .*'mean'"):
         run(*arrays, reduction="avg")
-    close(run(*(a.tolist() for a in arrays)), run(*arrays), 1)
 
 
 def test_labels_out_of_range_never_look_plausible(loss):
@@ -283,17 +253,18 @@ def test_labels_out_of_range_never_look_plausible(loss):
     if "labels" not in names or v.ability(loss, "IDENTITIES", False):
         return
     arrays, run, i = draw(loss), bound(loss), names.index("labels")
+    keep = np.ones(arrays[i].shape, bool)
+    keep[1, 0] = False
+    traced = quick(lambda *a: (run(*a, reduction="none"), run(*a, where=keep)))
     for wrong in (-1, v.CLASSES, -100):
         arrays[i] = arrays[i].copy()
         arrays[i][1, 0] = wrong
         with pytest.raises(ValueError, match=f"labels must be in .*got {wrong}"):
             run(*arrays)
-        units = quick(lambda *a: run(*a, reduction="none"))(*arrays)
+        units, kept = traced(*arrays)
         assert np.isnan(units[1]).all()
         assert np.isfinite(units[::2]).all()
-        keep = np.ones(arrays[i].shape, bool)
-        keep[1, 0] = False
-        assert np.isfinite(run(*arrays, where=keep))
+        assert np.isfinite(kept)
 
 
 def exact_sets(loss):
