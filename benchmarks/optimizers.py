@@ -39,6 +39,10 @@ PEERS = {
     "rprop": (lambda: lossax.optimizers.rprop(1e-3), lambda: optax.rprop(1e-3)),
     "signum": (lambda: lossax.optimizers.signum(1e-3), lambda: optax.signum(1e-3)),
     "sign_sgd": (lambda: lossax.optimizers.sign_sgd(1e-3), lambda: optax.sign_sgd(1e-3)),
+    "prodigy": (lambda: lossax.optimizers.prodigy(), lambda: optax.contrib.prodigy()),
+    "dadapt_adamw": (lambda: lossax.optimizers.dadapt_adamw(), lambda: optax.contrib.dadapt_adamw()),
+    "dog": (lambda: lossax.optimizers.dog(), lambda: optax.contrib.dog(1.0)),
+    "dowg": (lambda: lossax.optimizers.dowg(), lambda: optax.contrib.dowg(1.0)),
 }
 
 

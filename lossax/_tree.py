@@ -153,21 +153,84 @@ def power_of_two(largest: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(largest), jnp.maximum(unit, 2.0**26 * jnp.finfo(largest.dtype).tiny), largest)
 
 
+_BRANCH = 2**14
+"""Numbers from which on a branch costs less than a second look at them."""
+
+
+def _in_units(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """`scaled_norm` in two looks at everything."""
+    halves = [half for leaf in leaves for half in ([leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf])]
+    dtype = max((half.dtype for half in halves), key=lambda dtype: dtype.itemsize)
+    unit = power_of_two(jnp.max(jnp.stack([jnp.max(jnp.abs(half), initial=0.0).astype(dtype) for half in halves])))
+    total = sum((jnp.sum(jnp.square(over_unit(half.astype(dtype), unit))) for half in halves), jnp.zeros((), dtype))
+    return unit, jnp.sqrt(total)
+
+
+def _as_they_are(total: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`scaled_norm` by a sum of squares."""
+    return jnp.where(jnp.isfinite(total), jnp.ones_like(total), total), jnp.sqrt(total)  # 1, of the other's type
+
+
+@jax.custom_jvp
+def _lengths(groups: list[list[jax.Array]]) -> list[tuple[jax.Array, jax.Array]]:
+    """`scaled_norm` of each group of numbers; with one branch for all large ones."""
+    counts = [sum(leaf.size for leaf in leaves) for leaves in groups]
+    found = {i: _in_units(leaves) for i, leaves in enumerate(groups) if counts[i] < _BRANCH}
+    large = [i for i in range(len(groups)) if i not in found]
+    if large:
+        squares = [[jnp.sum(square(leaf)) for leaf in groups[i]] for i in large]
+        dtypes = [max((x.dtype for x in own), key=lambda dtype: dtype.itemsize) for own in squares]
+        totals = [sum((x.astype(t) for x in own), jnp.zeros((), t)) for own, t in zip(squares, dtypes, strict=True)]
+        # No square overflowed, and those that vanished are nothing beside their sum.
+        exact = [
+            jnp.isfinite(x) & (x > counts[i] * 2.0**50 * jnp.finfo(x.dtype).tiny)
+            for i, x in zip(large, totals, strict=True)
+        ]
+        each = jax.lax.cond(
+            jnp.all(jnp.stack(exact)),
+            lambda _, totals: [_as_they_are(x) for x in totals],
+            lambda groups, _: [_in_units(leaves) for leaves in groups],
+            [groups[i] for i in large],
+            totals,
+        )
+        found |= dict(zip(large, each, strict=True))
+    return [found[i] for i in range(len(groups))]
+
+
+@_lengths.defjvp
+def _(primals, tangents):
+    found = _lengths(*primals)
+
+    def along(x, y, unit):
+        return jnp.sum(over_unit(x.astype(unit.dtype), unit) * (y.astype(unit.dtype) / unit))
+
+    def slope(unit, length, leaves, moves):
+        unit = jnp.where(length == 0, jnp.ones_like(unit), unit)  # of 0 it is so small that squares over it overflow
+        total = jnp.zeros_like(unit)
+        for x, y in zip(leaves, moves, strict=True):
+            parted = jnp.iscomplexobj(x)
+            total += along(x.real, y.real, unit) + along(x.imag, y.imag, unit) if parted else along(x, y, unit)
+        return jnp.zeros_like(unit), _numerics.divide(total, length)
+
+    return found, [slope(*own, *more) for own, *more in zip(found, *primals, *tangents, strict=True)]
+
+
 def scaled_norm(tree: PyTree) -> tuple[jax.Array, jax.Array]:
     """A power of two, and the Euclidean norm of all numbers divided by it, which neither overflows nor underflows.
 
-    The unit has no derivative, and is infinite if a number is.
+    The unit has no derivative, and is infinite if a number is. It is 1, after one look at a large tree, unless squares
+    overflow or vanish.
     """
-    halves = []
-    for leaf in numbers(tree):
-        halves += [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
-    if not halves:
-        return jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32)
-    dtype = max((half.dtype for half in halves), key=lambda dtype: dtype.itemsize)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(half), initial=0.0).astype(dtype) for half in halves]))
-    unit = power_of_two(largest)
-    total = sum((jnp.sum(jnp.square(over_unit(half.astype(dtype), unit))) for half in halves), jnp.zeros((), dtype))
-    return unit, _numerics.sqrt(total)
+    leaves = numbers(tree)
+    return _lengths([leaves])[0] if leaves else (jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))
+
+
+def norms(tree: PyTree) -> PyTree:
+    """`norm` of each leaf that is a number, None for others."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
+    found = iter(_lengths([[widen(leaf)] for leaf in leaves if is_number(leaf)]))
+    lengths = [jnp.multiply(*next(found)) if is_number(leaf) else None for leaf in leaves]
+    return structure.unflatten(lengths)
 
 
 def scaled_norms(leaf: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

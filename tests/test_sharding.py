@@ -76,6 +76,7 @@ def same(a, b):
     return a.sharding.is_equivalent_to(b, a.ndim)
 
 
+@pytest.mark.sampled
 @meshes
 @every
 def test_state_is_sharded_like_parameters(name, own, axis_type):

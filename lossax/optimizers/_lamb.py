@@ -88,16 +88,17 @@ def scale_by_lamb(
         nu = _tree.approach(updates, state.nu, take2, order=2)
         mu_mass, nu_mass = (_tree.approach_one(m, t) for m, t in ((state.mu_mass, take1), (state.nu_mass, take2)))
 
-        def direction(_, m, v, p, decays, trusts, mu_mass, nu_mass, eps, eps_root, shrink, least, most):
+        def direction(_, m, v, p, decays, mu_mass, nu_mass, eps, eps_root, shrink):
             u = _numerics.divide(m / mu_mass, _numerics.sqrt(v / nu_mass + eps_root) + eps)
             if not _hyper.is_zero(weight_decay):
                 u = u + jnp.where(decays, shrink * p, jnp.zeros_like(p))
-            one = jnp.ones_like(eps)
-            return jnp.where(trusts, _trust.scaled(u, p, one, 0.0 * one, least, most), u)
+            return u
 
-        masks = (_tree.resolve_mask(mask, params) for mask in (weight_decay_mask, trust_ratio_mask))
-        own = (_hyper.at(state.step, value) for value in (eps, eps_root, weight_decay, min_norm, max_norm))
-        directions = _tree.map(direction, updates, mu, nu, params, *masks, scalars=(mu_mass, nu_mass, *own))
+        decays, trusts = (_tree.resolve_mask(mask, params) for mask in (weight_decay_mask, trust_ratio_mask))
+        at = lambda *values: tuple(_hyper.at(state.step, value) for value in values)  # noqa: E731
+        own = (mu_mass, nu_mass, *at(eps, eps_root, weight_decay))
+        directions = _tree.map(direction, updates, mu, nu, params, decays, scalars=own)
+        directions = _trust.scaled(directions, params, trusts, (1.0, 0.0, *at(min_norm, max_norm)))
         mu = _tree.cast_like(mu, state.mu)
         return _tree.cast_like(directions, updates), LambState(_tree.increment(state.step), mu, nu, mu_mass, nu_mass)
 

@@ -73,14 +73,13 @@ def scale_by_lars(
     def update(updates: PyTree, state: Any, params: PyTree | None = None):
         _tree.require_params(params, "steps are in proportion to their norms")
 
-        def scaled(g, p, decays, trusts, shrink, *trust):
-            u = g if _hyper.is_zero(weight_decay) else g + jnp.where(decays, shrink * p, jnp.zeros_like(p))
-            return jnp.where(trusts, _trust.scaled(u, p, *trust), u)
+        def decayed(g, p, decays, shrink):
+            return g if _hyper.is_zero(weight_decay) else g + jnp.where(decays, shrink * p, jnp.zeros_like(p))
 
-        masks = (_tree.resolve_mask(mask, params) for mask in (weight_decay_mask, trust_ratio_mask))
-        own = (weight_decay, trust_coefficient, eps, min_norm, max_norm)
-        scalars = tuple(_hyper.at(state.step, value) for value in own)
-        taken = _tree.map(scaled, updates, params, *masks, scalars=scalars)
+        decays, trusts = (_tree.resolve_mask(mask, params) for mask in (weight_decay_mask, trust_ratio_mask))
+        shrink, *trust = (_hyper.at(state.step, x) for x in (weight_decay, trust_coefficient, eps, min_norm, max_norm))
+        taken = _tree.map(decayed, updates, params, decays, scalars=(shrink,))
+        taken = _trust.scaled(taken, params, trusts, tuple(trust))
         keep = (_hyper.at(state.step, momentum),)
         fade = (1.0 - keep[0],)
         trace = _tree.map(lambda m, u, fade: (m - fade * m) + u, state.trace, taken, scalars=fade)
