@@ -31,10 +31,10 @@ from lossax._tile import (
 )
 from lossax._types import Reduction
 
-_LOGITS = 11 * 2**20
+_LOGITS = 179 * 2**16
 """Logits of a block, about, if its size is not given, or more if embeddings are large."""
 
-_COLUMNS = 4096
+_COLUMNS = 1024
 """Classes of the embedding whose gradient is added up at once."""
 
 
