@@ -58,14 +58,56 @@ def test_spectral_bound(dead):
     assert found == 0 if dead else 0.7 < found <= 1.0 + 1e-6
 
 
+def insides(equation):
+    """The programs inside an equation."""
+    for value in equation.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+            if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+                yield getattr(inner, "jaxpr", inner)
+
+
 def primitives(jaxpr, inside=()):
     """Every primitive, and the conditions it stands under."""
     for equation in jaxpr.eqns:
         yield equation.primitive.name, inside
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
-                    yield from primitives(getattr(inner, "jaxpr", inner), (*inside, equation.primitive.name))
+        for inner in insides(equation):
+            yield from primitives(inner, (*inside, equation.primitive.name))
+
+
+LAPACK = {"cholesky", "eig", "eigh", "geqrf", "geqp3", "householder_product", "lu", "svd", "triangular_solve"}
+
+
+def assert_one_after_another(jaxpr):
+    """No two calls of LAPACK, which wait for one another if they run at once, and for ever on few cores."""
+    behind: dict = {}  # variable -> calls that it waits for
+    calls: list[int] = []
+    for i, equation in enumerate(jaxpr.eqns):
+        waits = set().union(*(behind.get(x, ()) for x in equation.invars if not hasattr(x, "val")))
+        if equation.primitive.name in LAPACK or any(
+            name in LAPACK for inner in insides(equation) for name, _ in primitives(inner)
+        ):
+            assert waits.issuperset(calls), f"{equation.primitive.name} does not wait for all calls before it"
+            waits.add(i)
+            calls.append(i)
+        for inner in insides(equation):
+            assert_one_after_another(inner)
+        behind.update(dict.fromkeys(equation.outvars, waits))
+    return calls
+
+
+PROJECTED = lossax.transforms.project_low_rank(lossax.optimizers.scale_by_adam(), rank=2)
+CALLERS = {name: getattr(lossax.optimizers, name)(0.1) for name in (*NAMES, "muon", "scion")}
+CALLERS |= {"dion": lossax.optimizers.dion(0.1, rank=2), "project_low_rank": PROJECTED}
+
+
+@pytest.mark.parametrize("name", CALLERS)
+def test_lapack_is_called_by_one_at_a_time(name):
+    """Matrices of three shapes: what works on one waits for what works on another."""
+    params = {"a": jnp.ones((4, 3)), "b": jnp.ones((5, 2)), "c": jnp.ones((2, 7, 4)), "d": jnp.ones((3, 3))}
+    tx = CALLERS[name]
+    jaxpr = jax.make_jaxpr(tx.update)(params, tx.init(params), params).jaxpr
+    calls = assert_one_after_another(jaxpr)
+    assert bool(calls) == (name not in ("psgd_kron", "muon", "scion"))
 
 
 @every
