@@ -66,12 +66,15 @@ def write(parts):
     pathlib.Path(name).replace(RESULTS)
 
 
-def kept(rows, *, everything):
-    """Rows of cases that were not run now, if all cases were not and the earlier run was of the same machine."""
-    earlier, now = saved(), {row["case"] for row in rows}
-    if everything or earlier["about"] != machine():
-        return []
-    return [row for row in earlier["rows"] if row["case"] not in now]
+def merged(rows):
+    """Rows in the place of earlier ones of the same cases, beside the others if the earlier run was of this machine."""
+    earlier, fresh = saved(), {}
+    for row in rows:
+        fresh.setdefault(row["case"], []).append(row)
+    now, found = set(fresh), []
+    for row in earlier["rows"] if earlier["about"] == machine() else ():
+        found += fresh.pop(row["case"], []) if row["case"] in now else [row]
+    return found + [row for new in fresh.values() for row in new]
 
 
 def main():
@@ -95,7 +98,7 @@ def main():
     if not rows:
         parser.error(f"no case contains any of {options.names}")
     if not options.no_write:
-        write({"about": machine(), "rows": [*kept(rows, everything=not options.names), *rows]})
+        write({"about": machine(), "rows": merged(rows) if options.names else rows})
 
 
 if __name__ == "__main__":
