@@ -14,8 +14,8 @@ from lossax import _numerics, _tree
 product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 """Products of matrices with all digits of their dtype."""
 
-_CACHED = 2**16
-"""Numbers of the matrices that a CPU works on at once: they stay in its cache from one product to the next."""
+_CACHED = 2**19
+"""Numbers of the matrices that a CPU works on at once, two or more: they stay in cache from one product to the next."""
 
 Coefficients = Literal["quintic", "dion", "polar_express"]
 """Which polynomials move singular values towards 1."""
@@ -84,7 +84,7 @@ def newton_schulz(
     x = x if dtype is None else x.astype(dtype)
     step = partial(_orthogonal, polynomials, product if dtype is None else jnp.matmul)
     flat = x.reshape(-1, m, n)
-    some = max(k for k in range(1, len(flat) + 1) if len(flat) % k == 0 and (k == 1 or k * m * n <= _CACHED))
+    some = max(k for k in range(1, len(flat) + 1) if len(flat) % k == 0 and (k <= 2 or k * m * n <= _CACHED))
     few = lambda x: lax.map(step, x.reshape(-1, some, m, n)).reshape(x.shape)  # noqa: E731
     found = step(flat) if some == len(flat) else lax.platform_dependent(flat, cpu=few, default=step)
     return found.reshape(x.shape).astype(given)

@@ -7,6 +7,7 @@ import pytest
 
 import lossax
 from lossax import _linalg
+from tests.oracles.muon import orthogonal
 from tests.vocabulary import quick
 
 NAMES = ("soap", "kl_shampoo", "shampoo", "psgd_kron")
@@ -17,6 +18,16 @@ def moment(values, seed=0):
     """A matrix with these eigenvalues, and its eigenvectors."""
     vectors, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(len(values),) * 2))
     return (vectors * values) @ vectors.T, vectors
+
+
+@pytest.mark.parametrize("shape", [(6, 4, 4), (6, 3, 8), (5, 3, 8)])
+@pytest.mark.parametrize("cached", [2**19, 0])
+def test_newton_schulz_of_some_at_a_time(cached, shape, monkeypatch):
+    """All matrices together, in pairs, or one after the other: polynomials of their singular values."""
+    monkeypatch.setattr(_linalg, "_CACHED", cached)
+    x, steps = np.random.default_rng(0).normal(size=shape), 4
+    found = quick(lambda x: _linalg.newton_schulz(x, _linalg.polynomials("quintic", steps), 1e-8))(np.float32(x))
+    np.testing.assert_allclose(found, [orthogonal(one, "quintic", steps) for one in x], atol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
