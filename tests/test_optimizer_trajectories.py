@@ -313,6 +313,15 @@ def test_optax(case):
     assert_close(ours[0], theirs[0], 2e-6)
 
 
+@table([case for case in CASES if case.optax])
+def test_state_is_no_larger_than_optax(case):
+    """But for a few numbers: the step, the rate in effect, the mass of each average."""
+    params = jax.ShapeDtypeStruct((64, 32), "float32")
+    states = (jax.eval_shape(tx.init, params) for tx in (case.make(), case.make_optax()))
+    ours, theirs = (sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) for state in states)
+    assert ours <= theirs + 64
+
+
 @table([case for case in CASES if case.torch])
 def test_torch(case):
     """In float64, under a learning rate that changes."""

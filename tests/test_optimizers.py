@@ -106,14 +106,14 @@ def test_state_is_a_fixed_point_of_type(make):
         "bfloat16": lambda x: jnp.asarray(x, jnp.bfloat16),
         "schedule": lambda x: lambda step: x + 0.0 * jnp.asarray(step, jnp.float32),
     }
-    for i, option in enumerate(options(make)):
-        numeric = {"learning_rate": 0.01} | v.hyperparameters(make) | option
+    for i, option in enumerate(options(make)):  # the second of them in every form
+        numeric = {"learning_rate": 0.01} | option
         switches = {
             k: x
             for k, x in numeric.items()
             if isinstance(x, bool | str) or inspect.signature(make).parameters[k].annotation is int
         }
-        for form in forms.values() if i < 2 else (forms["python"],):
+        for form in forms.values() if i == 1 else (forms["python"],):
             tx = build(make, **{k: form(x) for k, x in numeric.items() if k not in switches}, **switches)
             for dtype in FLOATS if form is forms["python"] else ("bfloat16",):
                 params = parameters(dtype)
@@ -182,17 +182,19 @@ def test_one_trace_and_scan_and_donation(make):
 
 @every
 def test_every_hyperparameter_sweeps_under_vmap(make):
-    """Promise O8: vmap equals a loop over Python floats. A lane moves one of them."""
+    """Promise O8: vmap equals a loop, over tracers or Python floats. A lane moves one of them."""
     defaults = {name: p.default for name, p in inspect.signature(make).parameters.items()}
     values = {"learning_rate": 0.01} | v.hyperparameters(make)
     swept = {k: x for k, x in values.items() if not (isinstance(defaults[k], int) and x >= 1)}
     lanes = [swept, *(swept | {name: 0.875 * x} for name, x in swept.items())]
     columns = {name: jnp.array([lane[name] for lane in lanes], jnp.float32) for name in swept}
-    got = jax.jit(jax.vmap(lambda lane: run(build(make, **lane))[0]))(columns)
+    alone = jax.jit(lambda lane: run(build(make, **lane))[0])
+    got = jax.jit(jax.vmap(alone))(columns)
     for i, lane in enumerate(lanes):
-        one = run(build(make, **{k: float(np.float32(x)) for k, x in lane.items()}))[0]
+        lane = {k: float(np.float32(x)) for k, x in lane.items()}
         found = jax.tree.map(lambda x, i=i: x[i], got)
-        chex.assert_trees_all_close(found, one, rtol=4 * 2.0**-23, atol=4 * 2.0**-23)
+        for f in (alone,) if i else (alone, lambda lane: run(build(make, **lane))[0]):
+            chex.assert_trees_all_close(found, f(lane), rtol=4 * 2.0**-23, atol=4 * 2.0**-23)
 
 
 @every
@@ -318,8 +320,8 @@ def test_the_learning_rate_of_a_step_can_be_read(make):
 @every
 def test_zero_gradients_are_harmless(make):
     """Promise O2."""
-    for option in options(make):
-        for dtype in FLOATS:
+    for i, option in enumerate(options(make)):
+        for dtype in ("float32",) if i else FLOATS:
             zeros = lambda seed, dtype=dtype: jax.tree.map(jnp.zeros_like, parameters(dtype))  # noqa: E731
             chex.assert_tree_all_finite(run(build(make, **option), parameters(dtype), 3, zeros))
 

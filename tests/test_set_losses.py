@@ -188,6 +188,7 @@ def test_eager_jit_vmap_and_batch_axes_agree(loss):
     close(run(*(a.tolist() for a in arrays)), eager, 1)
 
 
+@pytest.mark.sampled
 def test_forward_and_reverse_agree(loss):
     derivatives_agree(loss, draw(loss, 2))
 

@@ -195,12 +195,12 @@ def test_state_is_a_fixed_point_of_type(make, hyper):
     forms = (lambda x: x, np.float64, jnp.float32, lambda x: jnp.asarray(x, jnp.bfloat16), lambda x: lambda _: x)
     for form in forms:
         tx = make(**{k: form(x) for k, x in hyper.items()})
-        for dtype in FLOATS:
+        for dtype in FLOATS if form is forms[0] else ("bfloat16",):
             params = parameters(dtype)
             real = tx.init(params)
             assert all(isinstance(leaf, jax.Array) and not leaf.weak_type for leaf in jax.tree.leaves(real))
             state = jax.eval_shape(tx.init, params)
-            for own in FLOATS:
+            for own in FLOATS if form is forms[0] else (dtype,):
                 grads = gradients(own)
                 updates, after = jax.eval_shape(tx.update, grads, state, params)
                 assert after == state
@@ -243,6 +243,7 @@ def test_every_hyperparameter_sweeps_under_vmap(make, hyper):
             chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], got), one, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.sampled
 @swept
 def test_schedules_see_the_number_of_updates_made(make, hyper):
     for name, value in hyper.items():
