@@ -157,44 +157,69 @@ _BRANCH = 2**14
 """Numbers from which on a branch costs less than a second look at them."""
 
 
-def _in_units(leaves: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """`scaled_norm` in two looks at everything."""
-    halves = [half for leaf in leaves for half in ([leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf])]
-    dtype = max((half.dtype for half in halves), key=lambda dtype: dtype.itemsize)
-    unit = power_of_two(jnp.max(jnp.stack([jnp.max(jnp.abs(half), initial=0.0).astype(dtype) for half in halves])))
-    total = sum((jnp.sum(jnp.square(over_unit(half.astype(dtype), unit))) for half in halves), jnp.zeros((), dtype))
-    return unit, jnp.sqrt(total)
+def _power(exponent: int, like: jax.Array) -> jax.Array:
+    """2^exponent for float32; in other dtypes that share of their range."""
+    return jnp.full_like(like, 2.0 ** (exponent * jnp.finfo(like.dtype).maxexp // 128))
 
 
-def _as_they_are(total: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`scaled_norm` by a sum of squares."""
-    return jnp.where(jnp.isfinite(total), jnp.ones_like(total), total), jnp.sqrt(total)  # 1, of the other's type
+def _rescaled(total: jax.Array, count: int) -> jax.Array:
+    """What numbers are to be multiplied by for their squares to neither overflow nor vanish beside their sum."""
+    few = 4.0 * count * float(jnp.finfo(total.dtype).tiny) / float(jnp.finfo(total.dtype).eps)
+    up, down = _power(90, total), _power(-100, total)
+    return jnp.where(jnp.isinf(total), down, jnp.where(total < few, up, jnp.ones_like(total)))
+
+
+def _mark(like: jax.Array) -> jax.Array:
+    """What infinite numbers are where others are scaled down: more than the norm of as many as fit into memory."""
+    return _power(45, like)
+
+
+def _squares(leaf: jax.Array, scale: jax.Array) -> jax.Array:
+    """The sum of squares of real numbers times a power of two."""
+    most = jnp.where(scale < 1, _mark(scale), _power(60, scale))  # which also keeps XLA from squaring the scale
+    return jnp.sum(jnp.square(jnp.minimum(jnp.abs(leaf * scale), most)))
 
 
 @jax.custom_jvp
 def _lengths(groups: list[list[jax.Array]]) -> list[tuple[jax.Array, jax.Array]]:
-    """`scaled_norm` of each group of numbers; with one branch for all large ones."""
+    """`scaled_norm` of each group of numbers; all groups share one branch."""
+    dtypes = [
+        max((wide_dtype(leaf, real=True) for leaf in leaves), key=lambda dtype: dtype.itemsize) for leaves in groups
+    ]
     counts = [sum(leaf.size for leaf in leaves) for leaves in groups]
-    found = {i: _in_units(leaves) for i, leaves in enumerate(groups) if counts[i] < _BRANCH}
-    large = [i for i in range(len(groups)) if i not in found]
-    if large:
-        squares = [[jnp.sum(square(leaf)) for leaf in groups[i]] for i in large]
-        dtypes = [max((x.dtype for x in own), key=lambda dtype: dtype.itemsize) for own in squares]
-        totals = [sum((x.astype(t) for x in own), jnp.zeros((), t)) for own, t in zip(squares, dtypes, strict=True)]
-        # No square overflowed, and those that vanished are nothing beside their sum.
-        exact = [
-            jnp.isfinite(x) & (x > counts[i] * 2.0**50 * jnp.finfo(x.dtype).tiny)
-            for i, x in zip(large, totals, strict=True)
+    groups = [
+        [half.astype(t) for x in leaves for half in ((x.real, x.imag) if jnp.iscomplexobj(x) else (x,))]
+        for leaves, t in zip(groups, dtypes, strict=True)
+    ]
+    plain = [[jnp.sum(jnp.square(x)) for x in leaves] for leaves in groups]
+    totals = [sum(own, jnp.zeros((), dtype)) for own, dtype in zip(plain, dtypes, strict=True)]
+    scales = [_rescaled(total, count) for total, count in zip(totals, counts, strict=True)]
+
+    def again(groups, plain, totals, scales):
+        # A scale of each leaf's own, or XLA makes an array of it for all leaves of one shape.
+        found = [
+            sum(_squares(x, jnp.where(jnp.isnan(y), y, scale)) for x, y in zip(leaves, own, strict=True))
+            for leaves, own, scale in zip(groups, plain, scales, strict=True)
         ]
-        each = jax.lax.cond(
-            jnp.all(jnp.stack(exact)),
-            lambda _, totals: [_as_they_are(x) for x in totals],
-            lambda groups, _: [_in_units(leaves) for leaves in groups],
-            [groups[i] for i in large],
-            totals,
-        )
-        found |= dict(zip(large, each, strict=True))
-    return [found[i] for i in range(len(groups))]
+        return [jnp.where(scale == 1, *own) for scale, *own in zip(scales, totals, found, strict=True)]
+
+    arguments = groups, plain, totals, scales
+    if sum(counts) < _BRANCH:
+        found = again(*arguments)
+    else:
+        needed = jnp.any(jnp.stack([scale != 1 for scale in scales]))
+        found = jax.lax.cond(needed, again, lambda *given: given[2], *arguments)
+
+    def made(total, scale):
+        # In units of about the length itself: derivatives are products with either.
+        length, largest = jnp.sqrt(total), jnp.full_like(total, jnp.finfo(total.dtype).max)
+        unit = power_of_two(jnp.minimum(length / scale, largest))
+        share = total / _mark(scale) ** 2
+        many = (scale < 1) & (share > 0.5)  # infinite numbers
+        unit = jnp.where(many, jnp.full_like(scale, jnp.inf), unit)
+        return unit, jnp.where(many, jnp.sqrt(jnp.round(share)), length / (scale * unit))
+
+    return [made(*own) for own in zip(found, scales, strict=True)]
 
 
 @_lengths.defjvp
@@ -218,8 +243,8 @@ def _(primals, tangents):
 def scaled_norm(tree: PyTree) -> tuple[jax.Array, jax.Array]:
     """A power of two, and the Euclidean norm of all numbers divided by it, which neither overflows nor underflows.
 
-    The unit has no derivative, and is infinite if a number is. It is 1, after one look at a large tree, unless squares
-    overflow or vanish.
+    The unit has no derivative, and is infinite if a number is. A large tree is looked at once, unless squares overflow
+    or vanish.
     """
     leaves = numbers(tree)
     return _lengths([leaves])[0] if leaves else (jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))

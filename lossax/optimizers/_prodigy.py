@@ -115,8 +115,9 @@ def scale_by_prodigy(
 
         share = last if safeguard_warmup else last * weight
         total = _tree.cast_like(_tree.map(collect, state.total, scaled, scalars=(decay3, share)), state.total)
-        ways = _tree.map(lambda g, p, old: (jnp.conj(g) * (old - p)).real, scaled, params, state.start)
-        made = sum((jnp.sum(way, dtype=dtype) for way in _tree.numbers(ways)), jnp.zeros((), dtype))
+        # Of gradients as they are: products with scaled ones would hold those for themselves.
+        ways = _tree.map(lambda g, p, old: (jnp.conj(g) * (old - p)).real, updates, params, state.start)
+        made = ratio * sum((jnp.sum(way, dtype=dtype) for way in _tree.numbers(ways)), jnp.zeros((), dtype))
         size = sum((jnp.sum(_tree.absolute(s), dtype=dtype) for s in _tree.numbers(total)), jnp.zeros((), dtype))
         numerator = jnp.asarray(decay3, dtype) * state.numerator + last * weight * made
         found = _hyper.scalar(_hyper.at(step, d_coef)) * _numerics.divide(numerator, size)
