@@ -181,8 +181,8 @@ def _squares(leaf: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def _lengths(groups: list[list[jax.Array]]) -> list[tuple[jax.Array, jax.Array]]:
-    """`scaled_norm` of each group of numbers; all groups share one branch."""
+def _lengths(groups: list[list[jax.Array]]) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+    """`scaled_norm` and `norm` of each group of numbers; all groups share one branch."""
     dtypes = [
         max((wide_dtype(leaf, real=True) for leaf in leaves), key=lambda dtype: dtype.itemsize) for leaves in groups
     ]
@@ -216,8 +216,9 @@ def _lengths(groups: list[list[jax.Array]]) -> list[tuple[jax.Array, jax.Array]]
         unit = power_of_two(jnp.minimum(length / scale, largest))
         share = total / _mark(scale) ** 2
         many = (scale < 1) & (share > 0.5)  # infinite numbers
-        unit = jnp.where(many, jnp.full_like(scale, jnp.inf), unit)
-        return unit, jnp.where(many, jnp.sqrt(jnp.round(share)), length / (scale * unit))
+        endless = jnp.full_like(scale, jnp.inf)
+        scaled = jnp.where(many, jnp.sqrt(jnp.round(share)), length / (scale * unit))
+        return jnp.where(many, endless, unit), scaled, jnp.where(many, endless, length / scale)
 
     return [made(*own) for own in zip(found, scales, strict=True)]
 
@@ -229,13 +230,14 @@ def _(primals, tangents):
     def along(x, y, unit):
         return jnp.sum(over_unit(x.astype(unit.dtype), unit) * (y.astype(unit.dtype) / unit))
 
-    def slope(unit, length, leaves, moves):
-        unit = jnp.where(length == 0, jnp.ones_like(unit), unit)  # of 0 it is so small that squares over it overflow
+    def slope(given, length, _, leaves, moves):
+        unit = jnp.where(length == 0, jnp.ones_like(given), given)  # of 0 it is so small that squares over it overflow
         total = jnp.zeros_like(unit)
         for x, y in zip(leaves, moves, strict=True):
             parted = jnp.iscomplexobj(x)
             total += along(x.real, y.real, unit) + along(x.imag, y.imag, unit) if parted else along(x, y, unit)
-        return jnp.zeros_like(unit), _numerics.divide(total, length)
+        along_length = _numerics.divide(total, length)
+        return jnp.zeros_like(unit), along_length, given * along_length
 
     return found, [slope(*own, *more) for own, *more in zip(found, *primals, *tangents, strict=True)]
 
@@ -247,14 +249,14 @@ def scaled_norm(tree: PyTree) -> tuple[jax.Array, jax.Array]:
     or vanish.
     """
     leaves = numbers(tree)
-    return _lengths([leaves])[0] if leaves else (jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))
+    return _lengths([leaves])[0][:2] if leaves else (jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
 def norms(tree: PyTree) -> PyTree:
     """`norm` of each leaf that is a number, None for others."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
     found = iter(_lengths([[widen(leaf)] for leaf in leaves if is_number(leaf)]))
-    lengths = [jnp.multiply(*next(found)) if is_number(leaf) else None for leaf in leaves]
+    lengths = [next(found)[2] if is_number(leaf) else None for leaf in leaves]
     return structure.unflatten(lengths)
 
 

@@ -20,4 +20,4 @@ def scaled(updates: PyTree, params: PyTree, trusts: PyTree, scalars: tuple[Any, 
         return u * jnp.where(trust & (of_p > 0) & (of_u > 0), found, jnp.ones_like(found))
 
     params = _tree.map(lambda _, p: p, updates, params)  # None, or no number, where the update is
-    return _tree.map(ratio, updates, _tree.norms(updates), _tree.norms(params), trusts, scalars=scalars)
+    return _tree.map(ratio, updates, *_tree.norms((updates, params)), trusts, scalars=scalars)
