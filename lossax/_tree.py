@@ -182,7 +182,7 @@ def _squares(leaf: jax.Array, scale: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _lengths(groups: list[list[jax.Array]]) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-    """`scaled_norm` and `norm` of each group of numbers; all groups share one branch."""
+    """`scaled_norm` of each group of numbers, and `norm`, which alone compiles sooner; all groups share one branch."""
     dtypes = [
         max((wide_dtype(leaf, real=True) for leaf in leaves), key=lambda dtype: dtype.itemsize) for leaves in groups
     ]

@@ -190,9 +190,10 @@ def test_nothing_kept_is_zero(loss):
 @pytest.mark.sampled
 def test_nothing_is_zero(loss):
     run, arrays = bound(loss), v.draw(loss)
+    spoiled = [spoil(a, np.zeros(UNITS, bool), np.nan) for a in arrays]
     units, *values = quick(
         lambda none, arrays: (*(run(*none, reduction=r) for r in ("none", "sum", "mean")), run(*arrays, where=False))
-    )([a[:0] for a in arrays], arrays)
+    )([a[:0] for a in arrays], spoiled)
     assert units.shape == (0, 6)
     assert not any(values)
 

@@ -27,7 +27,7 @@ def test_newton_schulz_of_some_at_a_time(cached, shape, monkeypatch):
     monkeypatch.setattr(_linalg, "_CACHED", cached)
     x, steps = np.random.default_rng(0).normal(size=shape), 4
     found = quick(lambda x: _linalg.newton_schulz(x, _linalg.polynomials("quintic", steps), 1e-8))(np.float32(x))
-    np.testing.assert_allclose(found, [orthogonal(one, "quintic", steps) for one in x], atol=1e-5)
+    np.testing.assert_allclose(found, [orthogonal(one, "quintic", steps) for one in x], atol=2e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
