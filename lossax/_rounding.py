@@ -39,7 +39,12 @@ def nearest(x: jax.Array, dtype: Any) -> jax.Array:
     return _through(x, lax.stop_gradient(rounded))
 
 
-def stochastic(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
+def seeds(key: jax.Array, count: int) -> jax.Array:
+    """What `uniform` makes numbers of, for so many arrays: one draw, which compiles far sooner than one for each."""
+    return jax.random.bits(key, (count, 2), jnp.uint32)
+
+
+def stochastic(x: jax.Array, dtype: Any, seed: jax.Array) -> jax.Array:
     """One of the two numbers of `dtype` around float32 ones, the nearer the likelier: right in the mean; in float32."""
     to = jnp.finfo(dtype)
     exact = lax.stop_gradient(x)
@@ -48,18 +53,17 @@ def stochastic(x: jax.Array, dtype: Any, key: jax.Array) -> jax.Array:
     step = jnp.maximum(lax.bitcast_convert_type(exponents, x.dtype), least) * 2.0**-to.nmant
     places = jnp.abs(exact) / step
     whole = jnp.floor(places)
-    up = uniform(key, x) < places - whole
+    up = uniform(seed, x) < places - whole
     rounded = jnp.minimum((whole + up.astype(x.dtype)) * step, float(to.max))
     return _through(x, jnp.where(jnp.isfinite(exact), jnp.sign(exact) * rounded, exact))
 
 
-def uniform(key: jax.Array, like: jax.Array) -> jax.Array:
+def uniform(seed: jax.Array, like: jax.Array) -> jax.Array:
     """Numbers between 0 and 1 in the shape of an array, and spread over devices as that is.
 
     A hash of places that fuses with what it is for: drawn in the usual way they would cost more than the step.
     """
-    words = jax.random.bits(key, (2,), jnp.uint32)
-    place, stride = words[0], 1
+    place, stride = seed[0], 1
     for axis in range(like.ndim - 1, -1, -1):
         along = jnp.arange(like.shape[axis], dtype=jnp.uint32) * jnp.uint32(stride % 2**32)
         along = along.reshape([-1 if a == axis else 1 for a in range(like.ndim)])
@@ -67,5 +71,5 @@ def uniform(key: jax.Array, like: jax.Array) -> jax.Array:
     place = _tile.spread_like(jnp.broadcast_to(place, like.shape), like)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         place = (place ^ (place >> shift)) * jnp.uint32(factor)
-        place = place ^ words[1]
+        place = place ^ seed[1]
     return ((place >> 16).astype(like.dtype) + 0.5) * 2.0**-16

@@ -228,12 +228,12 @@ def round_stochastically(
         moved, new = inner.update(updates, state.inner, _widened(params), **extra_args)
         numbers, draw = _keys.split(state.key, key)
         leaves, structure = jax.tree.flatten(moved, is_leaf=lambda x: x is None)
-        draws = structure.unflatten([*jax.random.split(draw, max(len(leaves), 1))][: len(leaves)])
+        seeds = structure.unflatten([*_rounding.seeds(draw, len(leaves))])
 
-        def land(p, u, draw, dtype):
-            return _landing(p, _rounding.stochastic(p + u, dtype, draw), dtype)[0], draw
+        def land(p, u, seed, dtype):
+            return _landing(p, _rounding.stochastic(p + u, dtype, seed), dtype)[0], seed
 
-        moved, _ = _moved(moved, params, land, draws)
+        moved, _ = _moved(moved, params, land, seeds)
         return moved, RoundStochasticallyState(numbers, new)
 
     return optax.GradientTransformationExtraArgs(init, update)
