@@ -5,12 +5,14 @@ strings, integers) passes through unchanged, so gradients, states and unfiltered
 computed with in float32.
 """
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lossax import _numerics
@@ -157,32 +159,50 @@ _BRANCH = 2**14
 """Numbers from which on a branch costs less than a second look at them."""
 
 
-def _power(exponent: int, like: jax.Array) -> jax.Array:
+def _power(exponent: int, dtype: Any) -> np.ndarray:
     """2^exponent for float32; in other dtypes that share of their range."""
-    return jnp.full_like(like, 2.0 ** (exponent * jnp.finfo(like.dtype).maxexp // 128))
+    return np.asarray(2.0 ** (exponent * jnp.finfo(dtype).maxexp // 128), dtype)
 
 
-def _rescaled(total: jax.Array, count: int) -> jax.Array:
-    """What numbers are to be multiplied by for their squares to neither overflow nor vanish beside their sum."""
-    few = 4.0 * count * float(jnp.finfo(total.dtype).tiny) / float(jnp.finfo(total.dtype).eps)
-    up, down = _power(90, total), _power(-100, total)
-    return jnp.where(jnp.isinf(total), down, jnp.where(total < few, up, jnp.ones_like(total)))
-
-
-def _mark(like: jax.Array) -> jax.Array:
-    """What infinite numbers are where others are scaled down: more than the norm of as many as fit into memory."""
-    return _power(45, like)
+def _few(dtype: Any, count: int) -> np.ndarray:
+    """Sums of squares below this have lost squares that vanished."""
+    return np.asarray(4.0 * count * float(jnp.finfo(dtype).tiny) / float(jnp.finfo(dtype).eps), dtype)
 
 
 def _squares(leaf: jax.Array, scale: jax.Array) -> jax.Array:
-    """The sum of squares of real numbers times a power of two."""
-    most = jnp.where(scale < 1, _mark(scale), _power(60, scale))  # which also keeps XLA from squaring the scale
+    """The sum of squares of real numbers times a power of two; of infinite ones, scaled down, that of `_power(45)`."""
+    dtype = leaf.dtype
+    most = jnp.where(scale < 1, _power(45, dtype), _power(64, dtype))  # which also keeps XLA from squaring the scale
     return jnp.sum(jnp.square(jnp.minimum(jnp.abs(leaf * scale), most)))
 
 
-@jax.custom_jvp
-def _lengths(groups: list[list[jax.Array]]) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
-    """`scaled_norm` of each group of numbers, and `norm`, which alone compiles sooner; all groups share one branch."""
+def _in_units(length: jax.Array, scale: Any) -> tuple[jax.Array, jax.Array]:
+    """A power of two of about the length over its scale, and the length in units of it: derivatives are products."""
+    unit = power_of_two(jnp.minimum(length / scale, jnp.full_like(length, jnp.finfo(length.dtype).max)))
+    return unit, length / (scale * unit)
+
+
+def _another_look(count: int, total: jax.Array, plain: list[jax.Array], leaves: list[jax.Array], *, units: bool):
+    """What `_lengths` gives where squares overflow or vanish: the numbers times a power of two, by their plain sums."""
+    dtype = total.dtype
+    one, few = np.ones((), dtype), _few(dtype, count)
+    scale = jnp.where(total == np.inf, _power(-100, dtype), jnp.where(total < few, _power(90, dtype), one))
+    # A scale of each leaf's own, or XLA makes an array of it for all leaves of one shape.
+    scales = [scale] if len(leaves) == 1 else [jnp.where(jnp.isnan(y), y, scale) for y in plain]
+    again = functools.reduce(jnp.add, (_squares(*own) for own in zip(leaves, scales, strict=True)))
+    total = jnp.where(jnp.isnan(total), total, again)  # XLA's vectorised minimum loses what is NaN
+    length, share = jnp.sqrt(total), total / _power(45, dtype) ** 2
+    many = (scale < 1) & (share > 0.5)  # infinite numbers
+    endless = jnp.full_like(scale, jnp.inf)
+    if not units:
+        return jnp.where(many, endless, length / scale)
+    unit, scaled = _in_units(length, scale)
+    return jnp.where(many, endless, unit), jnp.where(many, jnp.sqrt(jnp.round(share)), scaled)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _lengths(groups: list[list[jax.Array]], units: bool) -> list[Any]:
+    """`scaled_norm` of each group of numbers if `units`, else `norm`, which compiles sooner; all share one branch."""
     dtypes = [
         max((wide_dtype(leaf, real=True) for leaf in leaves), key=lambda dtype: dtype.itemsize) for leaves in groups
     ]
@@ -192,54 +212,44 @@ def _lengths(groups: list[list[jax.Array]]) -> list[tuple[jax.Array, jax.Array, 
         for leaves, t in zip(groups, dtypes, strict=True)
     ]
     plain = [[jnp.sum(jnp.square(x)) for x in leaves] for leaves in groups]
-    totals = [sum(own, jnp.zeros((), dtype)) for own, dtype in zip(plain, dtypes, strict=True)]
-    scales = [_rescaled(total, count) for total, count in zip(totals, counts, strict=True)]
+    totals = [functools.reduce(jnp.add, own) for own in plain]
 
-    def again(groups, plain, totals, scales):
-        # A scale of each leaf's own, or XLA makes an array of it for all leaves of one shape.
-        found = [
-            sum(_squares(x, jnp.where(jnp.isnan(y), y, scale)) for x, y in zip(leaves, own, strict=True))
-            for leaves, own, scale in zip(groups, plain, scales, strict=True)
-        ]
-        return [jnp.where(scale == 1, *own) for scale, *own in zip(scales, totals, found, strict=True)]
+    def again(*sums):
+        return [_another_look(*own, units=units) for own in zip(counts, *sums, strict=True)]
 
-    arguments = groups, plain, totals, scales
+    def once(totals, *_):
+        lengths = [jnp.sqrt(total) for total in totals]
+        return [_in_units(x, np.ones((), x.dtype)) for x in lengths] if units else lengths
+
     if sum(counts) < _BRANCH:
-        found = again(*arguments)
-    else:
-        needed = jnp.any(jnp.stack([scale != 1 for scale in scales]))
-        found = jax.lax.cond(needed, again, lambda *given: given[2], *arguments)
-
-    def made(total, scale):
-        # In units of about the length itself: derivatives are products with either.
-        length, largest = jnp.sqrt(total), jnp.full_like(total, jnp.finfo(total.dtype).max)
-        unit = power_of_two(jnp.minimum(length / scale, largest))
-        share = total / _mark(scale) ** 2
-        many = (scale < 1) & (share > 0.5)  # infinite numbers
-        endless = jnp.full_like(scale, jnp.inf)
-        scaled = jnp.where(many, jnp.sqrt(jnp.round(share)), length / (scale * unit))
-        return jnp.where(many, endless, unit), scaled, jnp.where(many, endless, length / scale)
-
-    return [made(*own) for own in zip(found, scales, strict=True)]
+        return again(totals, plain, groups)
+    widest = max(dtypes, key=lambda dtype: dtype.itemsize)
+    every = jnp.stack([total.astype(widest) for total in totals])
+    few = np.asarray([_few(t, count) for t, count in zip(dtypes, counts, strict=True)], widest)
+    needed = jnp.any((every < few) | (every == np.inf))
+    return jax.lax.cond(needed, again, once, totals, plain, groups)
 
 
 @_lengths.defjvp
-def _(primals, tangents):
-    found = _lengths(*primals)
+def _(units, primals, tangents):
+    found = _lengths(*primals, True)
 
     def along(x, y, unit):
         return jnp.sum(over_unit(x.astype(unit.dtype), unit) * (y.astype(unit.dtype) / unit))
 
-    def slope(given, length, _, leaves, moves):
+    def slope(given, length, leaves, moves):
         unit = jnp.where(length == 0, jnp.ones_like(given), given)  # of 0 it is so small that squares over it overflow
         total = jnp.zeros_like(unit)
         for x, y in zip(leaves, moves, strict=True):
             parted = jnp.iscomplexobj(x)
             total += along(x.real, y.real, unit) + along(x.imag, y.imag, unit) if parted else along(x, y, unit)
-        along_length = _numerics.divide(total, length)
-        return jnp.zeros_like(unit), along_length, given * along_length
+        return jnp.zeros_like(unit), _numerics.divide(total, length)
 
-    return found, [slope(*own, *more) for own, *more in zip(found, *primals, *tangents, strict=True)]
+    slopes = [slope(*own, *more) for own, *more in zip(found, *primals, *tangents, strict=True)]
+    if units:
+        return found, slopes
+    both = zip(found, slopes, strict=True)
+    return [unit * length for unit, length in found], [unit * slope for (unit, _), (_, slope) in both]
 
 
 def scaled_norm(tree: PyTree) -> tuple[jax.Array, jax.Array]:
@@ -249,15 +259,14 @@ def scaled_norm(tree: PyTree) -> tuple[jax.Array, jax.Array]:
     or vanish.
     """
     leaves = numbers(tree)
-    return _lengths([leaves])[0][:2] if leaves else (jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))
+    return _lengths([leaves], True)[0] if leaves else (jnp.ones((), jnp.float32), jnp.zeros((), jnp.float32))
 
 
 def norms(tree: PyTree) -> PyTree:
     """`norm` of each leaf that is a number, None for others."""
     leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: x is None)
-    found = iter(_lengths([[widen(leaf)] for leaf in leaves if is_number(leaf)]))
-    lengths = [next(found)[2] if is_number(leaf) else None for leaf in leaves]
-    return structure.unflatten(lengths)
+    found = iter(_lengths([[widen(leaf)] for leaf in leaves if is_number(leaf)], False))
+    return structure.unflatten([next(found) if is_number(leaf) else None for leaf in leaves])
 
 
 def scaled_norms(leaf: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -198,6 +198,7 @@ def test_nothing_is_zero(loss):
     assert not any(values)
 
 
+@pytest.mark.sampled
 def test_order_of_units_does_not_matter(loss):
     arrays = v.draw(loss, (BLOCK,))
     order = np.random.default_rng(0).permutation(BLOCK)
