@@ -36,6 +36,8 @@ RACERS: dict[str, Any] = {
     "sgd": lambda rate, decay: optimizers.sgd(rate, momentum=0.9, nesterov=True, weight_decay=decay),
     "muon": lambda rate, decay: optimizers.muon(rate, scale="rms", weight_decay=decay),
 }
+# Grids that begin higher or lower, as the best rate of that optimizer is beyond an end of the others'.
+SHIFTS = {"scion": 0.1, "adadelta": 10.0, "ftrl": 10.0, "lars": 10.0, "schedule_free_sgd": 10.0}
 MATRICES = ("soap", "shampoo", "kl_shampoo", "psgd_kron", "normuon", "adamuon", "dion", "scion")
 OTHERS = sorted(name for name, f in vars(optimizers).items() if "learning_rate" in getattr(f, "__annotations__", {}))
 EVERY = tuple(dict.fromkeys((*RACERS, *MATRICES, *OTHERS)))
@@ -206,7 +208,8 @@ def steps_to(task: Task, curve: np.ndarray, target: float) -> float | None:
 
 def raced(task: Task, name: str, first: dict | None) -> dict:
     """The best of the grid at other seeds, and when it comes to AdamW's loss at each of them."""
-    grid: list[tuple[float, float, int]] = [(rate, decay, 0) for rate, decay in itertools.product(RATES, DECAYS)]
+    rates = [SHIFTS.get(name, 1.0) * rate for rate in RATES]
+    grid: list[tuple[float, float, int]] = [(rate, decay, 0) for rate, decay in itertools.product(rates, DECAYS)]
     last = swept(task, name, grid)[:, -1]
     rate, decay, _ = grid[int(np.nanargmin(np.where(np.isfinite(last), last, np.inf)))]
     curves = swept(task, name, [(rate, decay, seed) for seed in SEEDS])

@@ -565,6 +565,9 @@ def test_norms_of_each_leaf():
             np.testing.assert_allclose(found[name], [expected[name]] * 2, rtol=1e-6)
             np.testing.assert_allclose(first.get(name, expected[name]), expected[name], rtol=1e-6)
     assert _tree.norms({"a": jnp.full(_tree._BRANCH, INF), "b": 1.0}) == {"a": INF, "b": 1.0}
+    spoiled = {"a": ones[0].at[7].set(jnp.nan), "huge": others["huge"][0]}
+    assert np.isnan(jax.jit(_tree.norms)(spoiled)["a"])
+    assert np.isnan(jax.jit(_tree.norm)(spoiled))
 
 
 @pytest.mark.parametrize("count", [3, _tree._BRANCH])
