@@ -51,7 +51,6 @@ def map(f: Callable[..., Any], tree: PyTree, *rest: PyTree, scalars: tuple[Any, 
     A leaf of `tree` that is no number, or that has `None` beside it, is returned unchanged. `scalars` (hyperparameters)
     take the real dtype of the leaf.
     """
-
     given = functools.cache(lambda real: [_as(s, real) for s in scalars])
 
     def apply(leaf, *leaves):
