@@ -2,8 +2,9 @@
 
 Two tasks on real data: a small Flax transformer on the text of Python's own reference, and a multilayer perceptron on
 digits. Every optimizer gets the same grid of learning rates (a decade off for `SHIFTS`) and decays, one vmapped program
-each, at one seed; the best of the grid then runs at three other seeds. Rates rise for a while and stay, and an average of
-the parameters is what is judged, so that a run does not depend on where a schedule ends and may be read off at any step.
+each, at one seed; the best of the grid then runs at three other seeds. Rates rise for a while and stay, and an average
+of the parameters is what is judged, so that a run does not depend on where a schedule ends and may be read off at any
+step.
 """
 
 import argparse
