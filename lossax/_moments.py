@@ -46,7 +46,7 @@ def adam(
     mu_mass, nu_mass = _tree.mass(state.mu_mass, decay1), _tree.mass(state.nu_mass, decay2)
 
     def direction(_, m, v, mu_mass, nu_mass, eps, eps_root):
-        return _numerics.divide(m / mu_mass, _numerics.sqrt(v / nu_mass + eps_root) + eps)
+        return (m / mu_mass) / (_numerics.positive_sqrt(v / nu_mass + eps_root) + eps)
 
     scalars = (mu_mass, nu_mass, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))
     directions = _tree.cast_like(_tree.map(direction, updates, mu, nu, scalars=scalars), updates)

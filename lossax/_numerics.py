@@ -39,6 +39,14 @@ def _(primals, tangents):
     return root, divide(0.5 * dx, root)
 
 
+def positive_sqrt(x: jax.Array) -> jax.Array:
+    """Square root of what is not negative, at least that of the smallest normal number: it may be divided by.
+
+    Where it is held up its derivative is 0.
+    """
+    return jnp.sqrt(jnp.maximum(x, jnp.finfo(x.dtype).tiny))
+
+
 def integers(*arrays: Any) -> tuple[jax.Array, ...]:
     """The arrays in one dtype, which has 32 bits or more, for comparison."""
     found = [jnp.asarray(x) for x in arrays]

@@ -81,7 +81,7 @@ def scale_by_adabelief(
 
         def direction(g, m, v, mu_mass, next_mass, keep, take, nu_mass, eps, eps_root):
             m = keep * m / next_mass + take * g / mu_mass if nesterov else m / mu_mass
-            return _numerics.divide(m, _numerics.sqrt(v / nu_mass + eps_root) + eps)
+            return m / (_numerics.positive_sqrt(v / nu_mass + eps_root) + eps)
 
         scalars = (mu_mass, _tree.mass(mu_mass, decay1), decay1, 1.0 - decay1, nu_mass)
         scalars = (*scalars, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))

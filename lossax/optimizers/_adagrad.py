@@ -63,7 +63,7 @@ def scale_by_adagrad(
         nu = _tree.map(lambda v, g: v + _tree.square(g), state.nu, updates)
 
         def direction(g, v, eps):
-            return _numerics.divide(g, _numerics.sqrt(v + eps) if eps_in_sqrt else _numerics.sqrt(v) + eps)
+            return g / (_numerics.positive_sqrt(v + eps) if eps_in_sqrt else _numerics.positive_sqrt(v) + eps)
 
         directions = _tree.map(direction, updates, nu, scalars=(_hyper.at(state.step, eps),))
         return _tree.cast_like(directions, updates), AdagradState(_tree.increment(state.step), nu)

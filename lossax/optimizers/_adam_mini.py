@@ -98,7 +98,7 @@ def scale_by_adam_mini(
         mu_mass, nu_mass = (_tree.approach_one(m, t) for m, t in ((state.mu_mass, take1), (state.nu_mass, take2)))
 
         def direction(_, m, v, mu_mass, nu_mass, eps):
-            return _numerics.divide(m / mu_mass, _numerics.sqrt(v / nu_mass) + eps)
+            return (m / mu_mass) / (_numerics.positive_sqrt(v / nu_mass) + eps)
 
         scalars = (mu_mass, nu_mass, _hyper.at(state.step, eps))
         directions = _tree.cast_like(_tree.map(direction, updates, mu, nu, scalars=scalars), updates)

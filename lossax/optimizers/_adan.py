@@ -93,8 +93,8 @@ def scale_by_adan(
         masses = (mu_mass, _tree.mass(state.change_mass, decay2), _tree.mass(state.nu_mass, decay3))
 
         def direction(_, m, c, v, mu_mass, change_mass, nu_mass, ahead, eps, eps_root):
-            root = _numerics.sqrt(v / nu_mass + eps_root) + eps
-            return _numerics.divide(m / mu_mass + ahead * (c / change_mass), root)
+            root = _numerics.positive_sqrt(v / nu_mass + eps_root) + eps
+            return (m / mu_mass + ahead * (c / change_mass)) / root
 
         scalars = (*masses, ahead, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))
         directions = _tree.cast_like(_tree.map(direction, updates, mu, mu_change, nu, scalars=scalars), updates)

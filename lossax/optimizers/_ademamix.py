@@ -106,7 +106,7 @@ def scale_by_ademamix(
         slow = _tree.approach(updates, jax.tree.map(_tree.widen, state.mu_slow), take)
 
         def direction(_, m, s, v, mix, mu_mass, nu_mass, eps, eps_root):
-            return _numerics.divide(m / mu_mass + mix * s, _numerics.sqrt(v / nu_mass + eps_root) + eps)
+            return (m / mu_mass + mix * s) / (_numerics.positive_sqrt(v / nu_mass + eps_root) + eps)
 
         scalars = (mix, mu_mass, nu_mass, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))
         directions = _tree.cast_like(_tree.map(direction, updates, mu, slow, nu, scalars=scalars), updates)

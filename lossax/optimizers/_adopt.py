@@ -82,7 +82,7 @@ def scale_by_adopt(
         bound = jnp.where(first, jnp.zeros_like(bound), bound)
 
         def normalized(g, v, eps, bound):
-            u = _numerics.divide(g, jnp.maximum(_numerics.sqrt(v), eps))
+            u = g / jnp.maximum(_numerics.positive_sqrt(v), eps)
             if jnp.iscomplexobj(u):
                 size = _tree.absolute(u)
                 return jnp.where(size > bound, u * _numerics.divide(bound, size), u)

@@ -87,7 +87,7 @@ def scale_by_amsgrad(
         largest = _tree.map(lambda old, v, mass: jnp.maximum(old, v / mass), state.nu_max, nu, scalars=(before,))
 
         def direction(_, m, v, of_m, of_v, eps, eps_root):
-            return _numerics.divide(m / of_m, _numerics.sqrt(v / of_v + eps_root) + eps)
+            return (m / of_m) / (_numerics.positive_sqrt(v / of_v + eps_root) + eps)
 
         masses = (mu_mass if bias_correction_mu else 1.0, nu_mass if bias_correction_max else 1.0)
         scalars = (*masses, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))

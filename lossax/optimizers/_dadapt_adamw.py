@@ -93,7 +93,7 @@ def scale_by_dadapt_adamw(
         least = _hyper.at(step, eps)
 
         def product(g, total, v, least):
-            return _numerics.divide((jnp.conj(g) * total).real, _numerics.sqrt(v) + least)
+            return (jnp.conj(g) * total).real / (_numerics.positive_sqrt(v) + least)
 
         products = _tree.map(product, updates, state.total, state.nu, scalars=(least,))
         along = sum((jnp.sum(p, dtype=dtype) for p in _tree.numbers(products)), jnp.zeros((), dtype))
@@ -114,7 +114,7 @@ def scale_by_dadapt_adamw(
         distance = jnp.maximum(last, jnp.where(bounded, jnp.minimum(found, bound), found))
 
         def direction(_, m, v, least):
-            step_of = _numerics.divide(jnp.ones_like(v), _numerics.sqrt(v) + least)
+            step_of = 1.0 / (_numerics.positive_sqrt(v) + least)
             return _tree.parts(lambda x: x * step_of, m)
 
         directions = _tree.map(direction, updates, mu, nu, scalars=(least,))

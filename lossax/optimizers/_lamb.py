@@ -89,7 +89,7 @@ def scale_by_lamb(
         mu_mass, nu_mass = (_tree.approach_one(m, t) for m, t in ((state.mu_mass, take1), (state.nu_mass, take2)))
 
         def direction(_, m, v, p, decays, mu_mass, nu_mass, eps, eps_root, shrink):
-            u = _numerics.divide(m / mu_mass, _numerics.sqrt(v / nu_mass + eps_root) + eps)
+            u = (m / mu_mass) / (_numerics.positive_sqrt(v / nu_mass + eps_root) + eps)
             if not _hyper.is_zero(weight_decay):
                 u = u + jnp.where(decays, shrink * p, jnp.zeros_like(p))
             return u

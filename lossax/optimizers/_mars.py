@@ -95,7 +95,7 @@ def scale_by_mars(
             nu = _tree.approach(seen, state.nu, take, order=2)
 
             def direction(_, m, v, mu_mass, nu_mass, eps):
-                return _numerics.divide(m / mu_mass, _numerics.sqrt(v / nu_mass) + eps)
+                return (m / mu_mass) / (_numerics.positive_sqrt(v / nu_mass) + eps)
 
             scalars = (mu_mass, nu_mass, _hyper.at(state.step, eps))
             directions = _tree.map(direction, updates, mu, nu, scalars=scalars)

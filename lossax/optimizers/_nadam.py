@@ -88,7 +88,7 @@ def scale_by_nadam(
         mu_mass, nu_mass = _tree.mass(state.mu_mass, now), _tree.mass(state.nu_mass, decay2)
 
         def direction(g, m, v, of_m, of_g, nu_mass, eps, eps_root):
-            return _numerics.divide(of_m * m + of_g * g, _numerics.sqrt(v / nu_mass + eps_root) + eps)
+            return (of_m * m + of_g * g) / (_numerics.positive_sqrt(v / nu_mass + eps_root) + eps)
 
         shares = (ahead / _tree.mass(mu_mass, ahead), (1.0 - now) / mu_mass)
         scalars = (*shares, nu_mass, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))

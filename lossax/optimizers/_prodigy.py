@@ -129,7 +129,7 @@ def scale_by_prodigy(
 
         def direction(g, m, v, scale, eps):
             del g
-            step_of = _numerics.divide(jnp.ones_like(v), _numerics.sqrt(v) + eps)
+            step_of = 1.0 / (_numerics.positive_sqrt(v) + eps)
             return _tree.parts(lambda x: (scale * x) * step_of, m)
 
         scalars = (last * correction, _hyper.at(step, eps) * (distance / first))

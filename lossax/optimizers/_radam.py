@@ -98,7 +98,7 @@ def scale_by_radam(
 
         def direction(g, m, v, mu_mass, next_mass, keep, take, nu_mass, factor, eps, eps_root):
             m = keep * m / next_mass + take * g / mu_mass if nesterov else m / mu_mass
-            divided = _numerics.divide(factor * m, _numerics.sqrt(v / nu_mass + eps_root) + eps)
+            divided = factor * m / (_numerics.positive_sqrt(v / nu_mass + eps_root) + eps)
             return jnp.where(trusted, divided, m)
 
         scalars = (mu_mass, _tree.mass(mu_mass, decay1), decay1, 1.0 - decay1, nu_mass, factor)

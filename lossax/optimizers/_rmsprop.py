@@ -95,7 +95,7 @@ def scale_by_rmsprop(
 
         def direction(g, v, after, eps):
             v = v / after
-            return _numerics.divide(g, _numerics.sqrt(v + eps) if eps_in_sqrt else _numerics.sqrt(v) + eps)
+            return g / (_numerics.positive_sqrt(v + eps) if eps_in_sqrt else _numerics.positive_sqrt(v) + eps)
 
         def along(d, t, keep):
             return d + keep * t if nesterov else t

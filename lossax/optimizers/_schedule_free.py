@@ -33,7 +33,7 @@ def _scale_by_root(b2: Hyperparameter, eps: Hyperparameter) -> optax.GradientTra
         nu, mass = _tree.moment(updates, state.nu, decay, order=2), _tree.mass(state.nu_mass, decay)
 
         def direction(g, v, mass, eps):
-            return _numerics.divide(g, _numerics.sqrt(v / mass) + eps)
+            return g / (_numerics.positive_sqrt(v / mass) + eps)
 
         directions = _tree.map(direction, updates, nu, scalars=(mass, _hyper.at(state.step, eps)))
         return _tree.cast_like(directions, updates), ScheduleFreeAdamwState(_tree.increment(state.step), nu, mass)

@@ -106,7 +106,7 @@ def sgld(
             nu = _tree.moment(updates, nu, keep, order=2)
 
             def scale(_, v, mass, eps):
-                return _numerics.divide(jnp.ones_like(v), _numerics.sqrt(v / mass) + eps)
+                return 1.0 / (_numerics.positive_sqrt(v / mass) + eps)
 
             scales = _tree.map(scale, updates, nu, scalars=(nu_mass, _hyper.at(step, eps)))
         # Multiplied by ones like the update, the draws have its sharding.

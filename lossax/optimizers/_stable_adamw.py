@@ -77,9 +77,9 @@ def scale_by_stable_adamw(
         mu_mass, nu_mass = _tree.mass(state.mu_mass, decay1), _tree.mass(state.nu_mass, decay2)
 
         def direction(g, m, v, mu_mass, nu_mass, eps, limit):
-            root = _numerics.sqrt(v / nu_mass)
-            size = _tree.rms(_numerics.divide(g, jnp.maximum(root, eps)))
-            return _numerics.divide(m / mu_mass, root + eps) / jnp.maximum(size / limit, 1.0)
+            root = _numerics.positive_sqrt(v / nu_mass)
+            size = _tree.rms(g / jnp.maximum(root, eps))
+            return (m / mu_mass) / (root + eps) / jnp.maximum(size / limit, 1.0)
 
         scalars = (mu_mass, nu_mass, _hyper.at(state.step, eps), _hyper.at(state.step, clip_threshold))
         directions = _tree.cast_like(_tree.map(direction, updates, mu, nu, scalars=scalars), updates)

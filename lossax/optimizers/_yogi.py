@@ -85,7 +85,7 @@ def scale_by_yogi(
         nu = _tree.map(towards, state.nu, updates, scalars=(1.0 - decay2,))
 
         def direction(_, m, v, mu_mass, nu_mass, eps, eps_root):
-            return _numerics.divide(m / mu_mass, _numerics.sqrt(v / nu_mass + eps_root) + eps)
+            return (m / mu_mass) / (_numerics.positive_sqrt(v / nu_mass + eps_root) + eps)
 
         scalars = (mu_mass, nu_mass, _hyper.at(state.step, eps), _hyper.at(state.step, eps_root))
         directions = _tree.map(direction, updates, mu, nu, scalars=scalars)
