@@ -174,5 +174,5 @@ def moved_cosine(
     if beyond == "linear":
         past = factor * angle + margin > np.pi
         high = jnp.where(past, cosines - margin * jnp.sin(margin), high)
-        low = jnp.where(past, jnp.zeros_like(low), low)
+        low = jnp.where(past, 0, low)
     return high, low

@@ -48,7 +48,7 @@ def _rate_and_decay(
         _tree.require_params(params, "weight_decay is not the Python number 0")
 
         def step_of(u, p, keep, other, shrink, *rates):
-            decayed, rate = jnp.where(keep, shrink * p, jnp.zeros_like(p)), rate_of(other, rates)
+            decayed, rate = jnp.where(keep, shrink * p, 0), rate_of(other, rates)
             return -rate * u - decayed if independent else -rate * (u + decayed)
 
         scalars = (_hyper.at(state.step, weight_decay), *rates)

@@ -44,7 +44,7 @@ def _masses(x: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
 def _split(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Whether x is large, x where it is not, and 1 / x where it is."""
     large = x > _LARGE
-    return large, jnp.where(large, jnp.ones_like(x), x), 1.0 / jnp.where(large, x, jnp.full_like(x, _LARGE))
+    return large, jnp.where(large, 1, x), 1.0 / jnp.where(large, x, jnp.full_like(x, _LARGE))
 
 
 def bessel_gap(x: jax.Array) -> jax.Array:

@@ -58,17 +58,15 @@ def surprise(mass: jax.Array, log_hazard: jax.Array, own: jax.Array, top: jax.Ar
     """log(own + mass * exp(top - log_hazard)), with all its digits where own is 1 and the others are nothing to it."""
     large, others, self = _parts(mass, top, log_hazard)
     sure = jnp.log(own) + jnp.log1p(mass * others / own)
-    return jnp.where(
-        large, (top - log_hazard) + jnp.log(own * self + jnp.where(large, mass, jnp.ones_like(mass))), sure
-    )
+    return jnp.where(large, (top - log_hazard) + jnp.log(own * self + jnp.where(large, mass, 1)), sure)
 
 
 def exponentials(log_hazards: jax.Array, weights: jax.Array) -> Pair:
     """weights * exp(log_hazards) of each."""
     exists = (weights > 0) & ~jnp.isneginf(log_hazards)
-    safe = jnp.where(exists, log_hazards, jnp.zeros_like(log_hazards))
+    safe = jnp.where(exists, log_hazards, 0)
     offset = lax.stop_gradient(safe)
-    mass = jnp.where(exists, weights, jnp.zeros_like(weights)) * jnp.exp(safe - offset)
+    mass = jnp.where(exists, weights, 0) * jnp.exp(safe - offset)
     return jnp.where(exists, offset, jnp.full_like(offset, jnp.finfo(offset.dtype).min)), mass
 
 
@@ -130,21 +128,21 @@ def negative_log_likelihood(
     if discount is not None:
         number = jnp.cumsum(events.astype(rank.dtype), axis=-1)
         place = jnp.asarray(discount(jnp.maximum(number, 1.0))).astype(number.dtype)
-        place = jnp.where(events, place, jnp.zeros_like(number))
+        place = jnp.where(events, place, 0)
         (shared,) = (x / size for x in _running.group_sums(first, end, place))
         weight, weight_of_own = weight * (place if efron else shared), weights * shared
 
     rest = beyond(later[:2], end)  # those at risk beyond the group
     tied_top, tied_mass = _running.add_exponentials(tied_before, tied_after)
     others_top, others_mass = _running.add_exponentials((tied_top, left * tied_mass), rest)
-    others_mass = jnp.where(events, others_mass, jnp.zeros_like(others_mass))
+    others_mass = jnp.where(events, others_mass, 0)
     others_top = jnp.where(events, others_top, jnp.full_like(others_top, lowest))
-    own = jnp.where(events, left * weights, jnp.ones_like(weights))
-    hazards = jnp.where(events, log_hazards, jnp.zeros_like(log_hazards))
+    own = jnp.where(events, left * weights, 1)
+    hazards = jnp.where(events, log_hazards, 0)
     each = surprise(others_mass, hazards, own, others_top)
     # Tied weights that differ share what is at risk evenly: the rest of each goes to its own hazard.
-    shift = jnp.where(events, log_hazards - jnp.maximum(tied_top, top), jnp.zeros_like(hazards))
-    unequal = jnp.where(weight == weight_of_own, jnp.zeros_like(weight), (weight - weight_of_own) * shift)
-    weight = jnp.where(events, weight, jnp.zeros_like(weight))
+    shift = jnp.where(events, log_hazards - jnp.maximum(tied_top, top), 0)
+    unequal = jnp.where(weight == weight_of_own, 0, (weight - weight_of_own) * shift)
+    weight = jnp.where(events, weight, 0)
     terms = weight * each + unequal if total is None else divide(weight, total) * each + divide(unequal, total)
-    return jnp.sum(jnp.where(events, terms, jnp.zeros_like(terms)), axis=-1)
+    return jnp.sum(jnp.where(events, terms, 0), axis=-1)

@@ -27,7 +27,7 @@ def moments(
     """Total weight, mean, the numbers less the mean, and the sum of their weighted squares, of `[n, ...]` along n."""
     weights = weights.reshape(weights.shape + (1,) * (x.ndim - weights.ndim))
     weight = total(jnp.sum(weights, axis=0), axis_name)
-    some = jnp.where(weight > 0, weight, jnp.ones_like(weight))
+    some = jnp.where(weight > 0, weight, 1)
     mean = total(jnp.sum(weights * x, axis=0), axis_name) / some
     centred = x - mean[None]
     squares = total(jnp.sum(weights * jnp.square(centred), axis=0), axis_name)

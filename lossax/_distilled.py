@@ -65,7 +65,7 @@ def row_divergence(logits: jax.Array, teacher_logits: jax.Array, divergence: Div
 def tempered(logits: jax.Array, temperature: jax.Array) -> jax.Array:
     """Logits over the temperature; -inf stays, and has no part in the derivative by the temperature."""
     gone = jnp.isneginf(logits)
-    return jnp.where(gone, logits, jnp.where(gone, jnp.zeros_like(logits), logits) / temperature)
+    return jnp.where(gone, logits, jnp.where(gone, 0, logits) / temperature)
 
 
 def rescaled(values: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ def listed_classes(
     log_probs = _check.domain("0 or below", lambda x: x <= 1e-2, teacher_log_probs=log_probs)
     present = ~jnp.isneginf(log_probs)
     indices = indices.astype(jnp.int32) if indices.dtype.itemsize < 4 else indices
-    indices = jnp.where(present, indices, jnp.zeros_like(indices))
+    indices = jnp.where(present, indices, 0)
     known = _check.indices(classes, teacher_indices=indices) & _check.distinct(present, teacher_indices=indices)
     return jnp.where(known, log_probs, jnp.nan), indices
 
@@ -138,7 +138,7 @@ def _log_rest(log_probs: jax.Array) -> jax.Array:
     others = jnp.sum(jnp.where(first, 0.0, jnp.exp(log_probs)), axis=-1)
     rest = -jnp.expm1(largest) - others
     some = rest > 0
-    return jnp.where(some, jnp.log(jnp.where(some, rest, jnp.ones_like(rest))), -jnp.inf)
+    return jnp.where(some, jnp.log(jnp.where(some, rest, 1)), -jnp.inf)
 
 
 def _listed(
@@ -156,7 +156,7 @@ def _listed(
     top, remainder = _numerics.log_partition(_without(logits, teacher_indices, present))
     # Counted from the largest logit of all: what matters is small then, and keeps its digits.
     base = jnp.maximum(jnp.max(own, axis=-1, initial=-jnp.inf), jnp.where(jnp.isneginf(remainder), -jnp.inf, top))
-    base = lax.stop_gradient(jnp.where(jnp.isneginf(base), jnp.zeros_like(base), base))
+    base = lax.stop_gradient(jnp.where(jnp.isneginf(base), 0, base))
     others = (top - base) + remainder
     # Up to a rounding a list may be all of a teacher: if there are other classes it has left them something, else not.
     rest = jnp.maximum(_log_rest(teacher_log_probs), jnp.log(jnp.finfo(others.dtype).tiny))

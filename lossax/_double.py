@@ -19,7 +19,7 @@ def add(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     high = a + b
     part = high - a
     low = (a - (high - part)) + (b - part)
-    return high, jnp.where(jnp.isfinite(high), low, jnp.zeros_like(low))
+    return high, jnp.where(jnp.isfinite(high), low, 0)
 
 
 @add.defjvp
@@ -51,7 +51,7 @@ def multiply(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     plain = a * b
     largest = jnp.maximum(jnp.maximum(jnp.abs(a), jnp.abs(b)), jnp.abs(plain))
     safe = (largest < 1e30) & (jnp.abs(plain) > 1e-25)
-    return jnp.where(safe, high, plain), jnp.where(safe, low, jnp.zeros_like(low))
+    return jnp.where(safe, high, plain), jnp.where(safe, low, 0)
 
 
 @multiply.defjvp
@@ -93,7 +93,7 @@ def sigmoid(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     small_low = small_low + odds * large_low + odds_low * large
     near = jnp.abs(x) < 50.0
     high = jnp.where(near, jnp.where(x < 0, small, large), p)
-    return high, jnp.where(near, jnp.where(x < 0, small_low, large_low), jnp.zeros_like(p))
+    return high, jnp.where(near, jnp.where(x < 0, small_low, large_low), 0)
 
 
 @sigmoid.defjvp

@@ -102,7 +102,7 @@ def roots(side: Side) -> jax.Array:
         return jnp.ones(side.moment.shape[:2], jnp.finfo(side.moment.dtype).dtype)
     found = _numerics.sqrt(side.values)
     known = jnp.max(found, axis=-1, keepdims=True) > 0
-    return jnp.where(known, jnp.where(resolved(found), found, jnp.zeros_like(found)), jnp.ones_like(found))
+    return jnp.where(known, jnp.where(resolved(found), found, 0), 1)
 
 
 def accumulate_whitened(sides: Sides, stacks: Mapping[str, jax.Array], keep: Any) -> Sides:
@@ -126,7 +126,7 @@ def accumulate_whitened(sides: Sides, stacks: Mapping[str, jax.Array], keep: Any
             if side is None:
                 return None
             new = jnp.max(side.values, axis=-1, keepdims=True) == 0
-            share = jnp.where(new, _numerics.divide(jnp.ones_like(share), share), jnp.ones_like(share))
+            share = jnp.where(new, _numerics.divide(jnp.ones_like(share), share), 1)
             moment, values = _tree.parts(lambda x: share[..., None] * x, moment), share * values
             return side._replace(
                 moment=jnp.where(new[..., None], moment, _mix(side.moment, moment, keep)),

@@ -56,8 +56,8 @@ def _series(x: jax.Array, first: int) -> jax.Array:
 def _phi3(x: jax.Array) -> jax.Array:
     """((exp(x) - 1 - x) / x^2 - 1/2) / x."""
     small = jnp.abs(x) < 1.0
-    far = jnp.where(small, jnp.ones_like(x), x)
-    return jnp.where(small, _series(jnp.where(small, x, jnp.zeros_like(x)), 3), (_phi2(far) - 0.5) / far)
+    far = jnp.where(small, 1, x)
+    return jnp.where(small, _series(jnp.where(small, x, 0), 3), (_phi2(far) - 0.5) / far)
 
 
 def _phi2_slopes(x: jax.Array) -> tuple[jax.Array, ...]:
@@ -68,8 +68,8 @@ def _phi2_slopes(x: jax.Array) -> tuple[jax.Array, ...]:
 def _phi2(x: jax.Array) -> jax.Array:
     """(exp(x) - 1 - x) / x^2."""
     small = jnp.abs(x) < 1.0
-    far = jnp.where(small, jnp.ones_like(x), x)
-    return jnp.where(small, _series(jnp.where(small, x, jnp.zeros_like(x)), 2), (jnp.expm1(far) - far) / far / far)
+    far = jnp.where(small, 1, x)
+    return jnp.where(small, _series(jnp.where(small, x, 0), 2), (jnp.expm1(far) - far) / far / far)
 
 
 def _phi1_slopes(x: jax.Array) -> tuple[jax.Array, ...]:
@@ -79,8 +79,8 @@ def _phi1_slopes(x: jax.Array) -> tuple[jax.Array, ...]:
 @with_slopes(_phi1_slopes)
 def _phi1(x: jax.Array) -> jax.Array:
     """(exp(x) - 1) / x."""
-    safe = jnp.where(x == 0, jnp.ones_like(x), x)
-    return jnp.where(x == 0, jnp.ones_like(x), jnp.expm1(safe) / safe)
+    safe = jnp.where(x == 0, 1, x)
+    return jnp.where(x == 0, 1, jnp.expm1(safe) / safe)
 
 
 def _bent_log(log: jax.Array, beta: jax.Array) -> jax.Array:
@@ -90,8 +90,8 @@ def _bent_log(log: jax.Array, beta: jax.Array) -> jax.Array:
 
 def _unbend(x: jax.Array) -> jax.Array:
     """-log(1 - x) / x for 0 <= x < 1."""
-    safe = jnp.where(x == 0, jnp.ones_like(x), x)
-    return jnp.where(x == 0, jnp.ones_like(x), -jnp.log1p(-safe) / safe)
+    safe = jnp.where(x == 0, 1, x)
+    return jnp.where(x == 0, 1, -jnp.log1p(-safe) / safe)
 
 
 def _log(p: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ def _log(p: jax.Array) -> jax.Array:
 def _top(logits: jax.Array) -> jax.Array:
     """The best logit of each row, 0 where there is none."""
     top = jnp.max(logits, axis=-1, keepdims=True)
-    return lax.stop_gradient(jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top))
+    return lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
 
 
 def _gap(top: jax.Array, logits: jax.Array) -> Root:
@@ -125,17 +125,17 @@ def _powers(gap: Root, root: Root, beta: jax.Array, exponent: int | None) -> tup
     q, lost = _double.add(jnp.ones_like(x), -x)
     q, lost = _double.add(q, lost - (x_error + 2.0 * (beta * error)))
     inside = q > 0
-    q, base = positive_part(q), jnp.where(inside, q, jnp.ones_like(q))
+    q, base = positive_part(q), jnp.where(inside, q, 1)
     steep = beta > 0.0625
-    inverse = 1.0 / jnp.where(steep, beta, jnp.ones_like(beta))
-    product, product_error = _double.multiply(inverse, jnp.where(steep, beta, jnp.ones_like(beta)))
+    inverse = 1.0 / jnp.where(steep, beta, 1)
+    product, product_error = _double.multiply(inverse, jnp.where(steep, beta, 1))
     rest = inverse * ((1.0 - product) - product_error)
     power = base**inverse * (1.0 + (inverse * (lost / base) + rest * jnp.log(base)))
     # A power with a large exponent has an error as large: there the logarithm is taken of 1 - x, and not of a q near 1.
-    held = jnp.where(inside, x, jnp.zeros_like(x))
-    log, log_error = _double.multiply(jnp.where(inside, cost, jnp.zeros_like(cost)), -2.0 * _unbend(held))
+    held = jnp.where(inside, x, 0)
+    log, log_error = _double.multiply(jnp.where(inside, cost, 0), -2.0 * _unbend(held))
     bent = jnp.exp(log) * (1.0 + (log_error - 2.0 * (error / base)))
-    return jnp.where(inside, jnp.where(steep, power, bent), jnp.zeros_like(q)), q, cost + error
+    return jnp.where(inside, jnp.where(steep, power, bent), 0), q, cost + error
 
 
 def _fall(root: jax.Array, beta: jax.Array, exponent: int | None) -> jax.Array:
@@ -196,8 +196,8 @@ def _slopes(p: jax.Array, beta: jax.Array, exponent: int | None) -> jax.Array:
     inside = p > 0
     if exponent is not None:
         return inside.astype(p.dtype) if exponent == 1 else _numerics.sqrt(p)
-    power = _numerics.power(jnp.where(inside, p, jnp.ones_like(p)), 1.0 - beta)
-    return jnp.where(inside, power, jnp.zeros_like(p))
+    power = _numerics.power(jnp.where(inside, p, 1), 1.0 - beta)
+    return jnp.where(inside, power, 0)
 
 
 def _by_beta(p: jax.Array, slopes: jax.Array, beta: jax.Array) -> jax.Array:
@@ -205,9 +205,9 @@ def _by_beta(p: jax.Array, slopes: jax.Array, beta: jax.Array) -> jax.Array:
     log = _log(p)
     low = -beta * log
     near = low < 1.0
-    small = log * (log * p) * _phi2(jnp.where(near, low, jnp.zeros_like(low)))
-    square = jnp.where(near, jnp.ones_like(low), beta * beta)
-    return jnp.where(p > 0, -jnp.where(near, small, (slopes - p * (1.0 + low)) / square), jnp.zeros_like(p))
+    small = log * (log * p) * _phi2(jnp.where(near, low, 0))
+    square = jnp.where(near, 1, beta * beta)
+    return jnp.where(p > 0, -jnp.where(near, small, (slopes - p * (1.0 + low)) / square), 0)
 
 
 def _given(tangent: Any) -> bool:
@@ -236,7 +236,7 @@ def probabilities(logits: jax.Array, beta: jax.Array, root: Root, exponent: int 
     """The probability of each class and of all the others, both with all their digits."""
     top = _top(logits)
     p, _, _ = _powers(_gap(top, logits), root, beta, exponent)
-    p = jnp.where(jnp.isneginf(logits), jnp.zeros_like(p), p)
+    p = jnp.where(jnp.isneginf(logits), 0, p)
     return p, jnp.where(logits == top, _fall(root[0] + root[1], beta, exponent), 1.0 - p)
 
 
@@ -257,8 +257,8 @@ def _half_log_ratio(y: jax.Array, p: jax.Array, q: jax.Array, cost: jax.Array, b
     """log(y / p) / 2, also where p has vanished (then 2 `cost` is nearly -log p) or where both are nearly 1."""
     x = 2.0 * (beta * cost)
     inside = (q > 0) & (x < 1.0)
-    held = jnp.where(inside, x, jnp.zeros_like(x))
-    surprise = jnp.where(inside, cost, jnp.zeros_like(cost)) * _unbend(held)
+    held = jnp.where(inside, x, 0)
+    surprise = jnp.where(inside, cost, 0) * _unbend(held)
     close = (y < 1.0) & (p >= jnp.finfo(p.dtype).tiny) & (y <= 4.0 * p) & (p <= 4.0 * y)
     one = jnp.ones_like(y)
     ratio = _numerics.log_ratio(jnp.where(close, y, one), jnp.where(close, p, one))
@@ -272,7 +272,7 @@ def _half_lead(y: jax.Array, p: jax.Array, q: jax.Array, cost: jax.Array, beta: 
     """
     safe = jnp.maximum(beta, float(jnp.finfo(y.dtype).tiny))
     none = (y < jnp.finfo(y.dtype).tiny) & (beta > 0)  # at beta 0 the lead has no bound, and is that of a tiny y
-    power = jnp.where(none, jnp.zeros_like(y), jnp.exp(beta * _log(y)))
+    power = jnp.where(none, 0, jnp.exp(beta * _log(y)))
     half = _half_log_ratio(y, p, q, cost, beta)
     log = 2.0 * (beta * half)
     inside = jnp.where(none, -0.5 * (q / safe), jnp.where(log < 0, q, power) * half * _phi1(-jnp.abs(log)))
@@ -299,7 +299,7 @@ def _divergence(
     alpha = 1.0 + beta
     lead, half, power = _half_lead(y, p, q, cost, beta)
     near = (y > 0) & (q > 0) & (jnp.abs(half) * alpha < 0.5)
-    log = jnp.where(near, 2.0 * half, jnp.zeros_like(half))
+    log = jnp.where(near, 2.0 * half, 0)
     sums = [1.0 + 0.0 * alpha]
     for _ in range(10 if y.dtype == jnp.float32 else 19):
         sums.append(1.0 + alpha * sums[-1])
@@ -316,7 +316,7 @@ def _pieces(
     """p, p^b and half of the cost of each class."""
     p, q, cost = _powers(_gap(_top(logits), logits), root, beta, exponent)
     absent = jnp.isneginf(logits)
-    return jnp.where(absent, jnp.zeros_like(p), p), jnp.where(absent, jnp.zeros_like(q), q), cost
+    return jnp.where(absent, 0, p), jnp.where(absent, 0, q), cost
 
 
 def _worth(y: jax.Array, beta: jax.Array) -> jax.Array:
@@ -335,7 +335,7 @@ def _leads(shares: jax.Array, logits: jax.Array, beta: jax.Array, root: Root, ex
     else:
         _, lead, way = _known_lead(shares, q, cost, exponent)
         lead = exponent * lead + 2.0 * way
-    return jnp.where(jnp.isneginf(logits), jnp.zeros_like(lead), lead)
+    return jnp.where(jnp.isneginf(logits), 0, lead)
 
 
 def _leads_jvp(exponent, primals, tangents):
@@ -348,13 +348,13 @@ def _leads_jvp(exponent, primals, tangents):
     if _given(tangents[0]):
         steep = jnp.exp((beta - 1.0) * log) if exponent is None else shares ** (1.0 / exponent - 1.0)
         vanished = shares < jnp.finfo(shares.dtype).tiny
-        steep = jnp.where(vanished, jnp.zeros_like(log), jnp.where(vanished, jnp.ones_like(log), steep))
+        steep = jnp.where(vanished, 0, jnp.where(vanished, 1, steep))
         slope = slope + steep * tangents[0]
     if _given(tangents[1]):
         slope = slope - tangents[1]
     if exponent is None and _given(tangents[2]):
         slope = slope + log * log * (_phi1(beta * log) - _phi2(beta * log)) * tangents[2]
-    return lead, jnp.where(jnp.isneginf(logits), jnp.zeros_like(slope), slope)
+    return lead, jnp.where(jnp.isneginf(logits), 0, slope)
 
 
 _leads.defjvp(_leads_jvp, symbolic_zeros=True)
@@ -409,7 +409,7 @@ def label_divergence(
 ) -> jax.Array:
     """`divergence` from all of the target at one class."""
     p, q, _ = _pieces(logits, beta, root, exponent)
-    others = jnp.where(_numerics.one_hot(labels, logits), jnp.zeros_like(p), p * q)
+    others = jnp.where(_numerics.one_hot(labels, logits), 0, p * q)
     chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")
     p, q, cost = _powers(_gap(_top(logits), chosen), root, beta, exponent)
     own = _divergence(jnp.ones_like(p), p, q, cost, beta, exponent)

@@ -36,7 +36,7 @@ def lowest(dtype: jax.typing.DTypeLike) -> float:
 def one(where: jax.Array, dtype: jax.typing.DTypeLike) -> Pair:
     """One where true, zero elsewhere."""
     mantissa = jnp.ones_like(where, dtype)
-    return mantissa, jnp.where(where, jnp.zeros_like(mantissa), lowest(dtype) * mantissa)
+    return mantissa, jnp.where(where, 0, lowest(dtype) * mantissa)
 
 
 def where(keep: jax.Array, pair: Pair) -> Pair:
@@ -47,11 +47,11 @@ def where(keep: jax.Array, pair: Pair) -> Pair:
 def exp(x: jax.Array, low: jax.Array) -> Pair:
     """Exp(x + low), where `low` is what was rounded off from x, with a mantissa from 1/4 to 4; x may be -inf."""
     exists = ~jnp.isneginf(x)
-    x = jnp.where(exists, x, jnp.zeros_like(x))
+    x = jnp.where(exists, x, 0)
     exponent = lax.stop_gradient(jnp.round(x * (1.0 / _LOG16)))
     rest = (x - exponent * _COARSE) - exponent * (_LOG16 - _COARSE)
     rest = jnp.clip(rest, -2.0, 2.0)  # beyond 1e7 the digits of x end before the point
-    return where(exists, (jnp.exp(rest + jnp.where(exists, low, jnp.zeros_like(low))), exponent))
+    return where(exists, (jnp.exp(rest + jnp.where(exists, low, 0)), exponent))
 
 
 def log(pair: Pair) -> jax.Array:
@@ -146,7 +146,7 @@ def scan(
 
 def share(part: Pair, rest: Pair, whole: Pair) -> jax.Array:
     """Part * rest / whole, which is no more than 1, as a float; 0 if the whole is 0."""
-    mantissa, exponent = part[0] / whole[0], part[1] - jnp.where(is_zero(whole), jnp.zeros_like(whole[1]), whole[1])
+    mantissa, exponent = part[0] / whole[0], part[1] - jnp.where(is_zero(whole), 0, whole[1])
     # Counted from the whole: exponents of 1e8 are rounded.
     return jnp.minimum(number(times(normal((mantissa, exponent)), rest)), 1.0)
 
@@ -160,4 +160,4 @@ def number(pair: Pair) -> jax.Array:
 def surprise_from(miss: jax.Array, surprise: jax.Array) -> jax.Array:
     """The surprise, which is -log(1 - miss), from the miss, and so with its digits, where that is below 1/2."""
     sure = surprise < SURE
-    return jnp.where(sure, -jnp.log1p(-jnp.where(sure, miss, jnp.zeros_like(miss))), surprise)
+    return jnp.where(sure, -jnp.log1p(-jnp.where(sure, miss, 0)), surprise)

@@ -64,7 +64,7 @@ def label_loss(
 def squared_log_partition(logits: jax.Array, z_loss: jax.Array) -> jax.Array:
     """z_loss * (log sum exp)^2, and 0 for a row without classes."""
     top, remainder = _numerics.log_partition(logits)
-    total = jnp.where(jnp.isneginf(remainder), jnp.zeros_like(top), top + remainder)
+    total = jnp.where(jnp.isneginf(remainder), 0, top + remainder)
     return z_loss * total * total
 
 

@@ -47,7 +47,7 @@ def of_tokens(log_probs: Any, advantages: Any) -> jax.Array:
 def excess(gap: jax.Array) -> jax.Array:
     """exp(x) - 1 - x, with all its digits around 0."""
     near = jnp.abs(gap) < 0.5
-    x = jnp.where(near, gap, jnp.zeros_like(gap))
+    x = jnp.where(near, gap, 0)
     series = jnp.zeros_like(gap)
     for n in range(10, 1, -1):
         series = (1.0 + series) * (x / n)

@@ -80,7 +80,7 @@ def newton_schulz(
     given = x.dtype
     if norm == "schatten":
         squares = _numerics.sqrt(math.prod(_tree.scaled_norms(product(x, adjoint(x)), (x.ndim - 2, x.ndim - 1))))
-        x = x / jnp.where(squares > 0, squares, jnp.ones_like(squares)).astype(given)
+        x = x / jnp.where(squares > 0, squares, 1).astype(given)
     x = x if dtype is None else x.astype(dtype)
     step = partial(_orthogonal, polynomials, product if dtype is None else jnp.matmul)
     flat = x.reshape(-1, m, n)
@@ -165,7 +165,7 @@ def eigenbasis(matrices: jax.Array) -> tuple[jax.Array, jax.Array]:
     values, vectors = jnp.linalg.eigh(small)
     values = jnp.flip(values, axis=-1)
     known = values > 8.0 * jnp.finfo(values.dtype).eps * values[..., :1]
-    return jnp.where(known, values * unit[..., 0], jnp.zeros_like(values)), jnp.flip(vectors, axis=-1)
+    return jnp.where(known, values * unit[..., 0], 0), jnp.flip(vectors, axis=-1)
 
 
 def refined_basis(matrices: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -191,10 +191,10 @@ def inverse_root(matrices: jax.Array, exponent: jax.Array, eps: jax.Array) -> ja
     values, vectors = eigenbasis(matrices)
     largest = values[..., :1]
     alive = largest > 0
-    largest = jnp.where(alive, largest, jnp.ones_like(largest))
-    share = jnp.where(alive, values / largest, jnp.ones_like(values)) + jnp.where(alive, eps, jnp.zeros_like(eps))
+    largest = jnp.where(alive, largest, 1)
+    share = jnp.where(alive, values / largest, 1) + jnp.where(alive, eps, 0)
     # The powers of both factors are ordinary numbers where that of their product may be none.
-    powers = jnp.where(share > 0, jnp.where(share > 0, share, jnp.ones_like(share)) ** -exponent, jnp.zeros_like(share))
+    powers = jnp.where(share > 0, jnp.where(share > 0, share, 1) ** -exponent, 0)
     powers = (powers * largest**-exponent)[..., None, :].astype(vectors.dtype)
     return product(vectors * powers, adjoint(vectors))
 
@@ -227,8 +227,8 @@ def orthonormal(x: jax.Array) -> jax.Array:
     for last in (False, False, True):
         left = left * jnp.sqrt(jnp.sum(_tree.square(x), -2, keepdims=True))  # the share that lies in no column before
         dependent = left <= (32.0 * eps if last else 0.0)
-        x = jnp.where(dependent, jnp.zeros_like(x), unit_columns(x))
-        added = jnp.where(dependent, jnp.ones_like(left), jnp.full_like(left, 0.0 if last else 4.0 * n * eps))
+        x = jnp.where(dependent, 0, unit_columns(x))
+        added = jnp.where(dependent, 1, jnp.full_like(left, 0.0 if last else 4.0 * n * eps))
         factor = jnp.linalg.cholesky(gram_of_columns(x) + added.astype(x.dtype) * one)
         left = left * jnp.diagonal(factor, axis1=-2, axis2=-1).real[..., None, :]
         x = product(x, adjoint(solve_lower(factor, jnp.broadcast_to(one, factor.shape))))
@@ -241,8 +241,8 @@ def _(primals, tangents):
     basis = orthonormal(x)
     alive = jnp.sum(_tree.square(basis), -2, keepdims=True) > 0.5
     upper = jnp.triu(product(adjoint(basis), x))
-    upper = upper + jnp.where(alive, jnp.zeros_like(upper), _identity(x))
-    change = jnp.where(alive, adjoint(solve_lower(adjoint(upper), adjoint(dx))), jnp.zeros_like(x))
+    upper = upper + jnp.where(alive, 0, _identity(x))
+    change = jnp.where(alive, adjoint(solve_lower(adjoint(upper), adjoint(dx))), 0)
     inside = product(adjoint(basis), change)
     # The basis turns within itself so that what is left of x in it stays upper triangular, with a real diagonal.
     turn = jnp.tril(inside, -1)

@@ -40,9 +40,9 @@ def _rarity(distances: jax.Array, others: jax.Array, dimensions: int) -> jax.Arr
     there = others & (distances < _FAR)
     log = -(dimensions - 2.0) * jnp.log(d) - 0.5 * (dimensions - 3.0) * jnp.log1p(-0.25 * d * d)
     top = jnp.max(jnp.where(there, log, -jnp.inf), axis=-1, keepdims=True, initial=float(jnp.finfo(log.dtype).min))
-    mass = jnp.where(there, jnp.exp(log - top), jnp.zeros_like(log))
+    mass = jnp.where(there, jnp.exp(log - top), 0)
     total = jnp.sum(mass, axis=-1, keepdims=True)
-    return mass / jnp.where(total > 0, total, jnp.ones_like(total))
+    return mass / jnp.where(total > 0, total, 1)
 
 
 def weights_of_pairs(

@@ -22,21 +22,13 @@ def wide_dtype(dtype: Any) -> Any:
 
 def positive_part(x: jax.Array) -> jax.Array:
     """max(x, 0), with derivative 0 at 0 (`jnp.maximum` has 1/2 there)."""
-    return jnp.where(x <= 0, jnp.zeros_like(x), x)
+    return jnp.where(x <= 0, 0, x)
 
 
-@jax.custom_jvp
 def sqrt(x: jax.Array) -> jax.Array:
     """Square root, with derivative 0 at 0 instead of infinity."""
-    nothing = x == 0  # no root of 0: inside a loop JAX may differentiate these lines and not what is below
-    return jnp.where(nothing, jnp.zeros_like(x), jnp.sqrt(jnp.where(nothing, jnp.ones_like(x), x)))
-
-
-@sqrt.defjvp
-def _(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    root = sqrt(x)
-    return root, divide(0.5 * dx, root)
+    nothing = x == 0
+    return jnp.where(nothing, 0, jnp.sqrt(jnp.where(nothing, 1, x)))
 
 
 def positive_sqrt(x: jax.Array) -> jax.Array:
@@ -57,27 +49,27 @@ def integers(*arrays: Any) -> tuple[jax.Array, ...]:
 def divide(numerator: jax.Array, denominator: jax.Array, fallback: float = 0.0) -> jax.Array:
     """numerator / denominator, and `fallback` with zero derivative where the denominator is 0."""
     safe = denominator != 0
-    quotient = numerator / jnp.where(safe, denominator, jnp.ones_like(denominator))
-    return jnp.where(safe, quotient, jnp.asarray(fallback, quotient.dtype))
+    # The quotient last: XLA computes it once where it is a scalar, and not again for every array that it multiplies.
+    return jnp.where(safe, numerator, fallback) / jnp.where(safe, denominator, 1)
 
 
 @jax.custom_jvp
 def scaled(weight: jax.Array, x: jax.Array) -> jax.Array:
     """weight * x, where a weight of exactly 0 removes even an infinite x (0 log 0 = 0)."""
-    return jnp.where(weight == 0, jnp.zeros_like(x), weight * x)
+    return jnp.where(weight == 0, 0, weight * x)
 
 
 @scaled.defjvp
 def _(primals, tangents):
     (weight, x), (dweight, dx) = primals, tangents
-    finite = jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
+    finite = jnp.where(jnp.isfinite(x), x, 0)
     return scaled(weight, x), scaled(weight, dx) + finite * dweight
 
 
 def xlogy(x: jax.Array, y: jax.Array) -> jax.Array:
     """x log y, and 0 where x is 0, whatever y; its derivative by y is x / y, and 0 where x is 0."""
     nothing = x == 0
-    return scaled(x, jnp.log(jnp.where(nothing & (y == 0), jnp.ones_like(y), y)))
+    return scaled(x, jnp.log(jnp.where(nothing & (y == 0), 1, y)))
 
 
 def with_slopes(slopes: Callable[..., tuple[jax.Array, ...]]) -> Callable[[Callable[..., jax.Array]], Any]:
@@ -123,7 +115,7 @@ def log_cosh(x: jax.Array) -> jax.Array:
     """log cosh x, which is x^2 / 2 at 0 and |x| - log 2 far away, with all digits at both ends."""
     x = jnp.abs(x)
     small = x < 2.0
-    sinh = jnp.sinh(0.5 * jnp.where(small, x, jnp.zeros_like(x)))
+    sinh = jnp.sinh(0.5 * jnp.where(small, x, 0))
     near = jnp.log1p(sinh * (2.0 * sinh))
     return jnp.where(small, near, x + jnp.log1p(jnp.exp(-2.0 * x)) - 0.6931471805599453)
 
@@ -134,7 +126,7 @@ def log_ratio(a: jax.Array, b: jax.Array, log_b: jax.Array | None = None) -> jax
     `log_b` stands in for log b where b itself has vanished.
     """
     near = (a <= 2.0 * b) & (b <= 2.0 * a)
-    ratio = a / jnp.where(b > 0, b, jnp.ones_like(b))
+    ratio = a / jnp.where(b > 0, b, 1)
     inside = (b > 0) & (ratio > 1e-30) & (ratio < 1e30)
     one = jnp.ones_like(ratio)
     excess = jnp.where(near & inside, (a - b) / jnp.where(inside, b, one), 0.0 * one)
@@ -178,7 +170,7 @@ def log_factorial(x: jax.Array) -> jax.Array:
     total = jnp.zeros_like(x)
     for c in _ZETA[::-1]:
         total = c + x * total
-    return x * (0.42278433509846713 + x * total) - jnp.where(low, jnp.log1p(x), jnp.zeros_like(x))
+    return x * (0.42278433509846713 + x * total) - jnp.where(low, jnp.log1p(x), 0)
 
 
 # (-1)^k (zeta(k) - 1) / k from k = 2: the series of log Gamma(2 + x).
@@ -234,7 +226,7 @@ def exp_difference(a: jax.Array, b: jax.Array) -> jax.Array:
 def _top(logits: jax.Array) -> jax.Array:
     """The largest logit of each row, kept as an axis, 0 for a row of -inf: an offset, without derivative."""
     top = jnp.max(logits, axis=-1, keepdims=True, initial=-jnp.inf)
-    return lax.stop_gradient(jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top))
+    return lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
 
 
 def _classes(logits: jax.Array, dtype: Any) -> jax.Array:
@@ -263,7 +255,7 @@ def _own(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """The logit of the label of each row, kept as an axis."""
     if jax.typeof(logits).sharding.spec[-1] is None:
         return jnp.take_along_axis(logits, labels[..., None], axis=-1, mode="clip")
-    return jnp.sum(jnp.where(one_hot(labels, logits), logits, jnp.zeros_like(logits)), axis=-1, keepdims=True)
+    return jnp.sum(jnp.where(one_hot(labels, logits), logits, 0), axis=-1, keepdims=True)
 
 
 def best_rival(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -288,7 +280,7 @@ def _odds(logits: jax.Array, labels: jax.Array):
     logits, chosen = lax.optimization_barrier((logits, _own(logits, labels)))  # rivals may take the place of logits
     others = rivals(logits, labels)
     best = jnp.max(others, axis=-1, keepdims=True)
-    alone = jnp.where(jnp.isneginf(chosen), jnp.zeros_like(chosen), chosen)
+    alone = jnp.where(jnp.isneginf(chosen), 0, chosen)
     best = lax.stop_gradient(jnp.where(jnp.isneginf(best), alone, best))
     mass = jnp.exp(others - best)
     wrong = best > chosen
@@ -298,7 +290,7 @@ def _odds(logits: jax.Array, labels: jax.Array):
 
 def _inverse_total(others: jax.Array, wrong: jax.Array, share: jax.Array) -> jax.Array:
     """What turns the masses of `_odds` into probabilities."""
-    return divide(jnp.where(wrong, jnp.ones_like(share), share), jnp.where(wrong, others + share, 1.0 + others * share))
+    return divide(jnp.where(wrong, 1, share), jnp.where(wrong, others + share, 1.0 + others * share))
 
 
 def _surprise(others: jax.Array, gap: jax.Array, wrong: jax.Array, share: jax.Array) -> jax.Array:
@@ -359,7 +351,7 @@ def label_miss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """1 - softmax(logits)[label] of each row, with all its digits also when the row is confident."""
     _, others, _, wrong, share = _odds(logits, labels)
     miss = others * _inverse_total(others, wrong, share)
-    return jnp.where(wrong & (others == 0), jnp.ones_like(miss), miss)[..., 0]
+    return jnp.where(wrong & (others == 0), 1, miss)[..., 0]
 
 
 @label_miss.defjvp
@@ -376,7 +368,7 @@ def _excess(logits: jax.Array):
     mass = exp_difference(logits, base)
     scale = exp_difference(base, top)
     below = logits < top
-    rest = scale * jnp.sum(jnp.where(below, mass, jnp.zeros_like(mass)), axis=-1, keepdims=True)
+    rest = scale * jnp.sum(jnp.where(below, mass, 0), axis=-1, keepdims=True)
     ties = jnp.sum(~below, axis=-1, keepdims=True).astype(rest.dtype)
     rest = rest + jnp.maximum(ties - 1.0, 0.0)
     return top, below, rest, mass * (scale / (1.0 + rest))
@@ -406,7 +398,7 @@ def log_partition(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     top = _top(logits)
     mass = jnp.sum(jnp.exp(logits - top), axis=-1)
     some = mass > 0  # no log of 0: inside a loop JAX may differentiate this line and not what is below
-    return top[..., 0], jnp.where(some, jnp.log(jnp.where(some, mass, jnp.ones_like(mass))), -jnp.inf)
+    return top[..., 0], jnp.where(some, jnp.log(jnp.where(some, mass, 1)), -jnp.inf)
 
 
 @log_partition.defjvp
@@ -428,7 +420,7 @@ def surprises(logits: jax.Array) -> jax.Array:
     """-log softmax of each class that exists, 0 of the others."""
     top, _, rest, _ = _excess(logits)
     gap = top - logits
-    return jnp.where(jnp.isfinite(gap), gap + jnp.log1p(rest), jnp.zeros_like(gap))
+    return jnp.where(jnp.isfinite(gap), gap + jnp.log1p(rest), 0)
 
 
 @surprises.defjvp
@@ -436,7 +428,7 @@ def _(primals, tangents):
     (logits,), (dlogits,) = primals, tangents
     p, _ = softmax_pair(logits)
     slope = jnp.sum(p * dlogits, axis=-1, keepdims=True) - dlogits
-    return surprises(logits), jnp.where(jnp.isneginf(logits), jnp.zeros_like(slope), slope)
+    return surprises(logits), jnp.where(jnp.isneginf(logits), 0, slope)
 
 
 @jax.custom_jvp
@@ -541,8 +533,8 @@ def _(primals, tangents):
     base, exponent = primals
     value = power(base, exponent)
     safe = base >= jnp.finfo(base.dtype).tiny
-    base = jnp.where(safe, base, jnp.ones_like(base))
-    kept = jnp.where(safe, value, jnp.zeros_like(value))
+    base = jnp.where(safe, base, 1)
+    kept = jnp.where(safe, value, 0)
     return value, exponent * (kept / base) * tangents[0] + kept * jnp.log(base) * tangents[1]
 
 
@@ -557,7 +549,7 @@ def _shares_of_largest(vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Absolute entries over the largest, exactly 1 for that: powers of them may be of any degree."""
     ratio, size = over_largest(vectors)
     ratio = absolute(ratio)
-    return jnp.where((jnp.abs(vectors) == size) & (size > 0), jnp.ones_like(ratio), ratio), size
+    return jnp.where((jnp.abs(vectors) == size) & (size > 0), 1, ratio), size
 
 
 @jax.custom_jvp
@@ -578,7 +570,7 @@ def _(primals, tangents):
     powers = power(ratio, degree)
     total = jnp.sum(powers, axis=-1)
     some = total > 0
-    total = jnp.where(some, total, jnp.ones_like(total))
+    total = jnp.where(some, total, 1)
     slopes = jnp.sign(vectors) * power(ratio, degree - 1.0) * power(total, 1.0 / degree - 1.0)[..., None]
     entropy = jnp.sum(xlogy(powers, ratio), axis=-1) / total - jnp.log(total) / degree
     length = norm(*primals)
@@ -600,7 +592,7 @@ def _(primals, tangents):
 def _per(surprise: jax.Array, miss: jax.Array) -> jax.Array:
     """Surprise / miss, at least 1 and finite; 1 where nothing is missed."""
     ratio = jnp.minimum(quotient(surprise, _floored(miss)), jnp.finfo(miss.dtype).max)
-    return jnp.where(miss < jnp.finfo(miss.dtype).tiny, jnp.ones_like(miss), ratio)
+    return jnp.where(miss < jnp.finfo(miss.dtype).tiny, 1, ratio)
 
 
 @jax.custom_jvp
@@ -740,13 +732,13 @@ def soft_cap(x: jax.Array, cap: jax.Array) -> jax.Array:
 @soft_cap.defjvp
 def _(primals, tangents):
     x, cap = primals
-    x = jnp.where(jnp.isneginf(x), jnp.zeros_like(x), x)
+    x = jnp.where(jnp.isneginf(x), 0, x)
     p, q = sigmoid_pair(2.0 * (x / cap))
     slope = 4.0 * p * q
     by_cap = jnp.tanh(x / cap) - scaled(slope, x / cap)
     present = ~jnp.isneginf(primals[0])
     tangent = slope * tangents[0] + by_cap * tangents[1]
-    return soft_cap(*primals), jnp.where(present, tangent, jnp.zeros_like(tangent))
+    return soft_cap(*primals), jnp.where(present, tangent, 0)
 
 
 @jax.custom_jvp
@@ -758,7 +750,7 @@ def bernoulli_surprise(p: jax.Array, targets: jax.Array) -> jax.Array:
 def _floored_log1m(p: jax.Array) -> jax.Array:
     """log(1 - p), floored."""
     small = p < 0.5
-    return jnp.where(small, jnp.log1p(-jnp.where(small, p, jnp.zeros_like(p))), jnp.log(_floored(1.0 - p)))
+    return jnp.where(small, jnp.log1p(-jnp.where(small, p, 0)), jnp.log(_floored(1.0 - p)))
 
 
 @bernoulli_surprise.defjvp

@@ -102,7 +102,7 @@ def median_distance(points: jax.Array, weights: jax.Array) -> jax.Array:
     below = jnp.cumsum(counts)
     at = jnp.argmax((below >= 0.5 * below[-1]) & (counts > 0))
     median = ordered[at]
-    return jnp.where((median > 0) & (below[-1] > 0), median, jnp.ones_like(median))
+    return jnp.where((median > 0) & (below[-1] > 0), median, 1)
 
 
 @with_slopes(lambda u: (jnp.exp(-u),))

@@ -92,8 +92,8 @@ def log_sigmoid_gap(a: jax.Array, b: jax.Array, gap: jax.Array) -> jax.Array:
 def _power_gap(a: jax.Array, b: jax.Array, gap: jax.Array, alpha: jax.Array) -> jax.Array:
     x = _numerics.absolute(alpha * gap)
     near = x < 1.0
-    share = relative_expm1(-jnp.where(near, x, jnp.zeros_like(x)))
-    share = jnp.where(near, share, -jnp.expm1(-x) / jnp.where(near, jnp.ones_like(x), x))
+    share = relative_expm1(-jnp.where(near, x, 0))
+    share = jnp.where(near, share, -jnp.expm1(-x) / jnp.where(near, 1, x))
     return _limited(scaled(gap, _exp(jnp.maximum(-alpha * a, -alpha * b)) * share))
 
 
@@ -132,7 +132,7 @@ def _odds_surprise_slopes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
     own, other, _, near_y = _odds_parts(x, y)
     total = own + other
     by_x, by_y = jnp.exp(x - jnp.maximum(x, y)) / total, -(own / total) / near_y
-    return jnp.where(both, jnp.zeros_like(x), by_x), jnp.where(both, jnp.zeros_like(y), by_y)
+    return jnp.where(both, 0, by_x), jnp.where(both, 0, by_y)
 
 
 @with_slopes(_odds_surprise_slopes)

@@ -25,7 +25,7 @@ def progress(step: jax.typing.ArrayLike, steps: jax.typing.ArrayLike, start: jax
     """
     steps = _hyper.scalar(steps)
     passed = _hyper.scalar(step) - _hyper.scalar(start)
-    inside = passed / jnp.where(steps > 0, steps, jnp.ones_like(steps))
+    inside = passed / jnp.where(steps > 0, steps, 1)
     return jnp.where(steps > 0, jnp.clip(inside, 0.0, 1.0), (passed >= 0).astype(steps.dtype))
 
 

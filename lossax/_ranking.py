@@ -54,7 +54,7 @@ def in_order(scores: jax.Array, exists: jax.Array, *arrays: jax.Array) -> tuple[
       and the arrays.
     """
     index = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
-    safe = lax.stop_gradient(jnp.where(exists, scores, jnp.zeros_like(scores)))
+    safe = lax.stop_gradient(jnp.where(exists, scores, 0))
     missing, falling, order = lax.sort(((~exists).astype(jnp.int32), -safe, index), num_keys=2)
     new = (missing[..., 1:] != missing[..., :-1]) | (falling[..., 1:] != falling[..., :-1])
     new = jnp.concatenate([jnp.ones_like(exists[..., :1]), new], axis=-1)
@@ -85,7 +85,7 @@ def gains(relevances: jax.Array, gain: str) -> jax.Array:
 def discounts(ranks: jax.Array, topn: int | None = None) -> jax.Array:
     """1 / log2(1 + rank), and 0 beyond `topn`."""
     value = 0.6931471805599453 / jnp.log1p(ranks)
-    return value if topn is None else jnp.where(ranks <= topn, value, jnp.zeros_like(value))
+    return value if topn is None else jnp.where(ranks <= topn, value, 0)
 
 
 def ideal(worth: jax.Array, topn: int | None = None) -> jax.Array:

@@ -46,7 +46,7 @@ def _log(q: jax.Array, t: jax.Array) -> jax.Array:
     """log(t / q), and 0 where both are 0."""
     both = (q > 0) & (t > 0)
     one = jnp.ones_like(q)
-    edge = jnp.where(q > 0, -jnp.inf * one, jnp.where(t > 0, jnp.inf * one, jnp.zeros_like(q)))
+    edge = jnp.where(q > 0, -jnp.inf * one, jnp.where(t > 0, jnp.inf * one, 0))
     log = jnp.where(both, log_ratio(jnp.where(both, t, one), jnp.where(both, q, one)), edge)
     return jnp.where(jnp.isnan(q + t), jnp.nan, log)
 
@@ -54,7 +54,7 @@ def _log(q: jax.Array, t: jax.Array) -> jax.Array:
 def _gap(q: jax.Array, t: jax.Array, log: jax.Array) -> jax.Array:
     """t - q with the digits of the ratio."""
     small = jnp.abs(log) < 1.0
-    rise = jnp.expm1(jnp.where(small, -jnp.abs(log), jnp.zeros_like(log)))
+    rise = jnp.expm1(jnp.where(small, -jnp.abs(log), 0))
     return jnp.where(small, jnp.where(log > 0, -t * rise, q * rise), t - q)
 
 
@@ -74,7 +74,7 @@ def _centred(q: jax.Array, x: jax.Array) -> jax.Array:
 def _at_largest(mass: jax.Array, x: jax.Array) -> jax.Array:
     """What x is where the mass is largest, as an axis."""
     largest = _numerics.one_hot(jnp.argmax(mass, axis=-1), mass)
-    return jnp.sum(jnp.where(largest, x, jnp.zeros_like(x)), axis=-1, keepdims=True)
+    return jnp.sum(jnp.where(largest, x, 0), axis=-1, keepdims=True)
 
 
 @jax.custom_jvp
@@ -122,7 +122,7 @@ def _share_tangents(pair: tuple[jax.Array, ...], dz: jax.Array, ds: jax.Array) -
     q, t, _, log, *_ = pair
     dz, ds = _centred(q, dz), _centred(t, ds)
     dq, dt = q * dz, t * ds
-    dlog = jnp.where(jnp.isfinite(log), ds - dz, jnp.zeros_like(log))
+    dlog = jnp.where(jnp.isfinite(log), ds - dz, 0)
     return dq, dt, dt - dq, dlog, dlog, dlog
 
 
@@ -132,7 +132,7 @@ def _of_masses(q: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
     total, other = jnp.sum(q, axis=-1, keepdims=True), jnp.sum(t, axis=-1, keepdims=True)
     excess = divide(jnp.sum(t - q, axis=-1, keepdims=True), total)
     near = jnp.abs(excess) < 0.5
-    shift = jnp.where(near, jnp.log1p(jnp.where(near, excess, jnp.zeros_like(excess))), _log(total, other))
+    shift = jnp.where(near, jnp.log1p(jnp.where(near, excess, 0)), _log(total, other))
     log = _log(q, t)
     log = jnp.where(jnp.isfinite(log) & jnp.isfinite(shift) & (q > 0), log - shift, log)
     q, t = divide(q, total), divide(t, other)
@@ -155,14 +155,14 @@ def _pair(kind: str, q: jax.Array, t: jax.Array) -> Pair:
 
 def known(slope: jax.Array) -> jax.Array:
     """A slope that is infinite counts as 0."""
-    return jnp.where(jnp.isfinite(slope), slope, jnp.zeros_like(slope))
+    return jnp.where(jnp.isfinite(slope), slope, 0)
 
 
 def _others(x: jax.Array) -> jax.Array:
     """The sum over all other classes, of each class; exact where one is larger than all others."""
     top = _numerics.one_hot(jnp.argmax(jnp.abs(x), axis=-1), x)
-    below = jnp.sum(jnp.where(top, jnp.zeros_like(x), x), axis=-1, keepdims=True)
-    largest = jnp.sum(jnp.where(top, x, jnp.zeros_like(x)), axis=-1, keepdims=True)
+    below = jnp.sum(jnp.where(top, 0, x), axis=-1, keepdims=True)
+    largest = jnp.sum(jnp.where(top, x, 0), axis=-1, keepdims=True)
     return jnp.where(top, below, largest + (below - x))
 
 
@@ -202,7 +202,7 @@ def kl(pair: Pair) -> Values:
     q, t, gap, log, *_ = pair
     x = divide(-gap, t)
     near = (t > 0) & (x >= -0.5) & (x <= 1.0)
-    close = t * x_minus_log1p(jnp.where(near, x, jnp.zeros_like(x)))
+    close = t * x_minus_log1p(jnp.where(near, x, 0))
     terms = jnp.where(near, close, scaled(t, log) - gap)
     return jnp.sum(terms, axis=-1), pair.over(q, -gap), pair.times(t, pair.from_t)
 
@@ -219,9 +219,9 @@ def _to_mixture(mass: jax.Array, excess: jax.Array, far: jax.Array) -> tuple[jax
     """
     x = divide(excess, mass)
     near = (mass > 0) & (x >= -0.5) & (x <= 1.0)
-    x = jnp.where(near, x, jnp.zeros_like(x))
+    x = jnp.where(near, x, 0)
     some = mass >= jnp.finfo(mass.dtype).tiny  # below it a processor may take a mass for 0 here and not there
-    value = jnp.where(near, mass * x_minus_log1p(x), jnp.where(some, scaled(mass, far), jnp.zeros_like(far)) + excess)
+    value = jnp.where(near, mass * x_minus_log1p(x), jnp.where(some, scaled(mass, far), 0) + excess)
     return value, jnp.where(near, -jnp.log1p(x), far)
 
 
@@ -242,14 +242,14 @@ def mixed(pair: Pair, share: jax.Array, rest: jax.Array, of_t: jax.Array, of_q: 
         # Less what it is at the largest mass, as if by hand: of a softmax that is the same, and cancels nowhere.
         largest = _at_largest(own, own)
         near = jnp.abs(log_from) < 1.0
-        rise = jnp.expm1(jnp.where(near, log_from, jnp.zeros_like(log_from)))
+        rise = jnp.expm1(jnp.where(near, log_from, 0))
         expected = divide(_at_largest(own, other), largest) * own
         excess = jnp.where(near, -expected * rise, expected - other)
         step = other_share * divide(excess, mixture)
         inside = step > -0.5
         log = jnp.where(inside, jnp.log1p(jnp.where(inside, step, 0.0)), log - _at_largest(own, log))
         log = jnp.where(own_share == 0, -log_from, log)
-        part = jnp.where(other_share == 0, jnp.ones_like(own), divide(own, mixture))
+        part = jnp.where(other_share == 0, 1, divide(own, mixture))
         by_part = divide(part * excess, divide(_at_largest(own, mixture), largest))
         return scaled(own, scaled(weight, log)) - scaled(own_share * left, by_part)
 

@@ -43,7 +43,7 @@ def weighted(where: Any, points: jax.Array, axes: int, **weights: Any) -> tuple[
     given = _check.domain("nonnegative", lambda w: w >= 0, **{name: given})
     total = jnp.sum(given, axis=-1)
     nothing = (given == 0).reshape(given.shape + (1,) * (axes - 1))
-    return jnp.where(nothing, jnp.zeros_like(points), points), divide(given, total[..., None]), total
+    return jnp.where(nothing, 0, points), divide(given, total[..., None]), total
 
 
 def over_units(f: Callable[..., Any], axes: int) -> Callable[..., Any]:
@@ -128,4 +128,4 @@ def wasserstein(
 
 def of_something(values: jax.Array, total: jax.Array, other: jax.Array) -> jax.Array:
     """The values, 0 where one of the samples has no weight at all."""
-    return jnp.where((total == 0) | (other == 0), jnp.zeros_like(values), values)
+    return jnp.where((total == 0) | (other == 0), 0, values)

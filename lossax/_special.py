@@ -26,7 +26,7 @@ def relative_expm1(x: jax.Array) -> jax.Array:
 def exp_excess(x: jax.Array) -> jax.Array:
     """exp(x) - 1 - x, never negative."""
     small = jnp.abs(x) < 1.0
-    y = jnp.where(small, x, jnp.zeros_like(x))
+    y = jnp.where(small, x, 0)
     total = jnp.ones_like(x)
     for k in range(20, 2, -1):
         total = 1.0 + y / float(k) * total
@@ -40,14 +40,14 @@ def log_excess(a: jax.Array, b: jax.Array, gap: jax.Array | None = None) -> jax.
     """
     x = (b - a if gap is None else gap) / a
     near = (x >= -0.5) & (x <= 1.0)
-    return jnp.where(near, x_minus_log1p(jnp.where(near, x, jnp.zeros_like(x))), x - log_ratio(b, a))
+    return jnp.where(near, x_minus_log1p(jnp.where(near, x, 0)), x - log_ratio(b, a))
 
 
 def _turn(a: jax.Array, b: jax.Array, gap: jax.Array) -> tuple[jax.Array, ...]:
     """w with 1 - w = (1 + 1/b) / (1 + 1/a), where it is close to 0, and -log(1 - w) - w there."""
     w = gap / (b * (a + 1.0))
     near = (w <= 0.5) & (w >= -1.0)
-    w = jnp.where(near, w, jnp.zeros_like(w))
+    w = jnp.where(near, w, 0)
     return near, w, x_minus_log1p(-w)
 
 

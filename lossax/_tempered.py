@@ -45,11 +45,11 @@ def expm1_over(rate: jax.Array, x: jax.Array) -> jax.Array:
 def _log1p_over(rate: jax.Array, x: jax.Array) -> jax.Array:
     """log(1 + rate * x) / rate for x >= 0, which is x at rate 0; infinite where the logarithm has no value."""
     infinite = jnp.isposinf(x)
-    x = jnp.where(infinite, jnp.zeros_like(x), x)
+    x = jnp.where(infinite, 0, x)
     y = rate * x
     small, near, far, rate = _branches(y, rate)
     outside = infinite | (y <= -1.0)
-    far = jnp.where(outside, jnp.zeros_like(far), far)
+    far = jnp.where(outside, 0, far)
     value = jnp.where(small, x * divide(jnp.log1p(near), near, 1.0), jnp.log1p(far) / rate)
     return jnp.where(outside, jnp.inf, value)
 

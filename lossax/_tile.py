@@ -258,7 +258,7 @@ def _(f, width, tile, primals, tangents):
 
 def _finite(x: jax.Array) -> jax.Array:
     """0 for -inf, the log of a sum of nothing."""
-    return jnp.where(jnp.isneginf(x), jnp.zeros_like(x), x)
+    return jnp.where(jnp.isneginf(x), 0, x)
 
 
 def _grown(top: jax.Array, mass: jax.Array, block: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -316,7 +316,7 @@ def logsumexps(
     shape = jax.eval_shape(lambda blocks: jnp.sum(scores(jax.tree.map(lambda x: x[0], blocks), shared), axis=0), blocks)
     start = tuple(constant(fill, shape, rows, shared) for fill in (-math.inf, 0.0))
     (top, mass), by_row = lax.scan(step, start, blocks)
-    by_column = jnp.where(mass > 0, top + jnp.log(jnp.where(mass > 0, mass, jnp.ones_like(mass))), top)
+    by_column = jnp.where(mass > 0, top + jnp.log(jnp.where(mass > 0, mass, 1)), top)
     return _joined(by_row, n), by_column
 
 

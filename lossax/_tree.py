@@ -148,7 +148,7 @@ def parts(f: Callable[[jax.Array], jax.Array], leaf: jax.Array) -> jax.Array:
 def over_unit(x: jax.Array, unit: jax.Array) -> jax.Array:
     """Divides x; by an infinite unit it leaves the sign of what is infinite, and 0 of the rest."""
     unit = jnp.maximum(unit, jnp.finfo(x.dtype).tiny)
-    return jnp.where(jnp.isinf(unit), jnp.where(jnp.isinf(x), jnp.sign(x), jnp.zeros_like(x)), x / unit)
+    return jnp.where(jnp.isinf(unit), jnp.where(jnp.isinf(x), jnp.sign(x), 0), x / unit)
 
 
 def power_of_two(largest: jax.Array) -> jax.Array:
@@ -174,10 +174,12 @@ def _few(dtype: Any, count: int) -> np.ndarray:
     return np.asarray(4.0 * count * float(jnp.finfo(dtype).tiny) / float(jnp.finfo(dtype).eps), dtype)
 
 
-def _squares(leaf: jax.Array, scale: jax.Array) -> jax.Array:
-    """The sum of squares of real numbers times a power of two; of infinite ones, scaled down, that of `_power(45)`."""
+def _squares(leaf: jax.Array, scale: jax.Array, *, count: bool) -> jax.Array:
+    """The sum of squares of real numbers times a power of two; `count` takes infinite ones, scaled down, for 2^45."""
+    if not count:
+        return jnp.sum(jnp.square(leaf * scale))
     dtype = leaf.dtype
-    most = jnp.where(scale < 1, _power(45, dtype), _power(64, dtype))  # which also keeps XLA from squaring the scale
+    most = jnp.where(scale < 1, _power(45, dtype), _power(64, dtype))
     return jnp.sum(jnp.square(jnp.minimum(jnp.abs(leaf * scale), most)))
 
 
@@ -193,16 +195,15 @@ def _another_look(count: int, total: jax.Array, plain: list[jax.Array], leaves: 
     one, few = np.ones((), dtype), _few(dtype, count)
     scale = jnp.where(total == np.inf, _power(-100, dtype), jnp.where(total < few, _power(90, dtype), one))
     # A scale of each leaf's own, or XLA makes an array of it for all leaves of one shape.
-    scales = [scale] if len(leaves) == 1 else [jnp.where(jnp.isnan(y), y, scale) for y in plain]
-    again = functools.reduce(jnp.add, (_squares(*own) for own in zip(leaves, scales, strict=True)))
+    scales = [scale] if len(leaves) == 1 else [jnp.maximum(scale, -y) for y in plain]
+    again = functools.reduce(jnp.add, (_squares(*own, count=units) for own in zip(leaves, scales, strict=True)))
+    if not units:
+        return jnp.sqrt(again) / scale
     total = jnp.where(jnp.isnan(total), total, again)  # XLA's vectorised minimum loses what is NaN
     length, share = jnp.sqrt(total), total / _power(45, dtype) ** 2
     many = (scale < 1) & (share > 0.5)  # infinite numbers
-    endless = jnp.full_like(scale, jnp.inf)
-    if not units:
-        return jnp.where(many, endless, length / scale)
     unit, scaled = _in_units(length, scale)
-    return jnp.where(many, endless, unit), jnp.where(many, jnp.sqrt(jnp.round(share)), scaled)
+    return jnp.where(many, jnp.inf, unit), jnp.where(many, jnp.sqrt(jnp.round(share)), scaled)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -243,7 +244,7 @@ def _(units, primals, tangents):
         return jnp.sum(over_unit(x.astype(unit.dtype), unit) * (y.astype(unit.dtype) / unit))
 
     def slope(given, length, leaves, moves):
-        unit = jnp.where(length == 0, jnp.ones_like(given), given)  # of 0 it is so small that squares over it overflow
+        unit = jnp.where(length == 0, 1, given)  # of 0 it is so small that squares over it overflow
         total = jnp.zeros_like(unit)
         for x, y in zip(leaves, moves, strict=True):
             parted = jnp.iscomplexobj(x)
@@ -286,14 +287,14 @@ def scaled_norms(leaf: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax
 def shorten(leaf: jax.Array, unit: jax.Array, length: jax.Array, limit: jax.Array) -> jax.Array:
     """`leaf` shrunk as `unit * length` must be to come down to `limit`; as it is if that is not above it."""
     longer = unit * length > limit
-    share = _numerics.divide(jnp.where(jnp.isinf(limit), jnp.zeros_like(limit), limit), length)
+    share = _numerics.divide(jnp.where(jnp.isinf(limit), 0, limit), length)
     return parts(lambda x: jnp.where(longer, over_unit(x, unit) * share, x), leaf)
 
 
 def norm(tree: PyTree) -> jax.Array:
     """Euclidean norm of all numbers, float32 at least; cannot overflow before its value does; gradient 0 at 0."""
-    unit, length = scaled_norm(tree)
-    return unit * length
+    leaves = numbers(tree)
+    return _lengths([leaves], False)[0] if leaves else jnp.zeros((), jnp.float32)
 
 
 def increment(step: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lossax import _numerics, _tree
+from lossax import _tree
 from lossax._types import PyTree
 
 
@@ -16,8 +16,9 @@ def scaled(updates: PyTree, params: PyTree, trusts: PyTree, scalars: tuple[Any, 
 
     def ratio(u, of_u, of_p, trust, coefficient, eps, least, most):
         of_p = jnp.clip(of_p, least, most)
-        found = _numerics.divide(coefficient * of_p, of_u + eps, fallback=1.0)
-        return u * jnp.where(trust & (of_p > 0) & (of_u > 0), found, jnp.ones_like(found))
+        either = (of_p == 0) | (of_u == 0)
+        usable = ~either if trust is True else trust & ~either
+        return u * (jnp.where(usable, coefficient * of_p, 1) / jnp.where(usable, of_u + eps, 1))
 
     params = _tree.map(lambda _, p: p, updates, params)  # None, or no number, where the update is
     return _tree.map(ratio, updates, *_tree.norms((updates, params)), trusts, scalars=scalars)

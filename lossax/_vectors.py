@@ -62,7 +62,7 @@ def distance(x: jax.Array, y: jax.Array) -> Pair:
     length, low = _root(_double.add(square, rest + 2.0 * jnp.sum(high * low, axis=-1)))
     largest, power = jnp.finfo(x.dtype).max, power[..., 0]
     length, low = length * power / half, low * power / half
-    return jnp.minimum(length, largest), jnp.where(length < largest, low, jnp.zeros_like(low))
+    return jnp.minimum(length, largest), jnp.where(length < largest, low, 0)
 
 
 @distance.defjvp
@@ -97,7 +97,7 @@ def _turn(x: jax.Array, y: jax.Array) -> jax.Array:
     (a, a_low), (b, b_low) = ((high[..., None], low[..., None]) for high, low in _lengths(x, y))
     (long_x, x_low), (long_y, y_low) = _double.multiply(x, b), _double.multiply(y, a)
     across = (long_x - long_y) + ((x_low - y_low) + (x * b_low - y * a_low))
-    return jnp.where(same, jnp.zeros_like(across), divide(across, a * b))
+    return jnp.where(same, 0, divide(across, a * b))
 
 
 @_turn.defjvp
@@ -124,7 +124,7 @@ def _(primals, tangents):
     # Only what is across the vectors counts: nothing long is left that would cancel, however they lie.
     side = jnp.where(jnp.sum(u * v, axis=-1, keepdims=True) < 0, -1.0, 1.0).astype(u.dtype)
     slope = jnp.sum(_turn(primals[0], side * primals[1]) * (side * moves[0] - moves[1]), axis=-1)
-    return cosine_gap(*primals), jnp.where(_nothing(*primals), jnp.zeros_like(slope), slope)
+    return cosine_gap(*primals), jnp.where(_nothing(*primals), 0, slope)
 
 
 @jax.custom_jvp

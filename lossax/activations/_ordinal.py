@@ -71,7 +71,7 @@ def ordinal_probabilities(logits: jax.Array, *, form: Form = "cumulative") -> ja
     above, below = sigmoid_pair(logits)
     # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)), and at either end one factor is left.
     high, low = logits[..., :-1], logits[..., 1:]
-    gap = jnp.where(high == low, jnp.zeros_like(low), low - high)
+    gap = jnp.where(high == low, 0, low - high)
     inside = jnp.concatenate([edge, -jnp.expm1(gap), edge], axis=-1)
     return jnp.concatenate([edge, above], axis=-1) * jnp.concatenate([below, edge], axis=-1) * inside
 

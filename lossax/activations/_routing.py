@@ -56,4 +56,4 @@ def expert_loads(
     _, chosen = lax.top_k(logits, k)
     expert = lax.broadcasted_iota(chosen.dtype, logits.shape, logits.ndim - 1)
     hit = jnp.any(chosen[..., None, :] == expert[..., None], axis=-1) & ~jnp.isneginf(logits)
-    return jnp.sum(jnp.where(hit, kept[..., None], jnp.zeros_like(logits)), axis=-2)
+    return jnp.sum(jnp.where(hit, kept[..., None], 0), axis=-2)

@@ -14,7 +14,7 @@ def _entry(array: jax.Array, index: jax.Array) -> jax.Array:
     """The entry of the first axis: by a choice, as explicit meshes would have to be told where a gather goes."""
     here = lax.iota(jnp.int32, len(array)) == index
     here = here.reshape(here.shape + (1,) * (array.ndim - 1))
-    return jnp.sum(jnp.where(here, array, jnp.zeros_like(array)), axis=0)
+    return jnp.sum(jnp.where(here, array, 0), axis=0)
 
 
 def _decode(
@@ -29,7 +29,7 @@ def _decode(
         pairs = best[:, None] + transitions
         total = jnp.where(begun, jnp.max(pairs, axis=0), starts) + logits
         most = jnp.max(total)
-        total = total - jnp.where(jnp.isfinite(most), most, jnp.zeros_like(most))  # near 0 it has the most digits
+        total = total - jnp.where(jnp.isfinite(most), most, 0)  # near 0 it has the most digits
         origin = jnp.where(keep & begun, jnp.argmax(pairs, axis=0).astype(jnp.int32), alike)
         return (jnp.where(keep, total, best), begun | keep), (origin, begun)
 

@@ -70,7 +70,7 @@ def fit_isotonic(
         return IsotonicScaling(jnp.zeros((1,), scores.dtype), jnp.zeros((1,), scores.dtype))
     # What has no weight goes to the largest score that has some, where it changes nothing.
     last = jnp.max(jnp.where(weight > 0, scores, -jnp.inf))
-    scores = jnp.where(weight > 0, scores, jnp.where(jnp.isneginf(last), jnp.zeros_like(last), last))
+    scores = jnp.where(weight > 0, scores, jnp.where(jnp.isneginf(last), 0, last))
     order = jnp.argsort(scores)
     x, w = scores[order], weight[order]
     n = x.size

@@ -120,7 +120,7 @@ def fit_temperature(
     rows, labels, weight, known = _rows(logits, labels, where, weights)
     top = jnp.max(rows, axis=-1, keepdims=True)
     gaps = jnp.where(jnp.isneginf(rows), rows, rows - jnp.where(jnp.isneginf(top), 0.0, top))
-    finite = jnp.where(jnp.isneginf(rows), jnp.zeros_like(rows), gaps)
+    finite = jnp.where(jnp.isneginf(rows), 0, gaps)
     spread = jnp.sqrt(jnp.sum(weight[:, None] * jnp.square(finite / jnp.maximum(jnp.max(-finite), 1e-30))))
     spread = jnp.maximum(spread * jnp.max(-finite), 1e-30)
     chosen = jnp.take_along_axis(finite, labels[:, None], axis=-1, mode="clip")
@@ -222,7 +222,7 @@ def fit_platt(
     """
     z, y, weight = _binary(logits, targets, prior, where, weights)
     size = jnp.sqrt(jnp.sum(weight * jnp.square(z)))
-    size = jnp.where(size > 0, size, jnp.ones_like(size))
+    size = jnp.where(size > 0, size, 1)
 
     def loss(x: jax.Array) -> jax.Array:
         return jnp.sum(weight * sigmoid_binary_cross_entropy(x[0] * (z / size) + x[1], y, reduction="none"))

@@ -26,8 +26,8 @@ def _sets(where: Any, predictions: Any, targets: Any, weights: Any) -> tuple[jax
     (predictions,), (targets,) = masked(where, predictions, event=1), masked(where, targets, event=1)
     kept = unit_weights(own[:-1], where, weights, dtype=predictions.dtype)
     nothing = (kept == 0)[..., None]
-    predictions = jnp.where(nothing, jnp.zeros_like(predictions), predictions)
-    targets = jnp.where(nothing, jnp.zeros_like(targets), targets.astype(predictions.dtype))
+    predictions = jnp.where(nothing, 0, predictions)
+    targets = jnp.where(nothing, 0, targets.astype(predictions.dtype))
     return predictions, targets, kept
 
 
@@ -67,7 +67,7 @@ def _unbiased_sum(pairs: jax.Array, rows: jax.Array, x: jax.Array, y: jax.Array,
     enough = size > 3.0
     n = jnp.where(enough, size, 4.0)
     total = pairs + x * y / ((n - 1.0) * (n - 2.0)) - 2.0 / (n - 2.0) * rows
-    return jnp.where(enough, total / (n * (n - 3.0)), jnp.zeros_like(total))
+    return jnp.where(enough, total / (n * (n - 3.0)), 0)
 
 
 def _unbiased(x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
@@ -103,7 +103,7 @@ def _dependence(
     shares = divide(weights, total)
     if kernel == "linear":
         x, y = _centred_points(x, shares), _centred_points(y, shares)
-        x, y = (jnp.where((weights == 0)[:, None], jnp.zeros_like(a), a) for a in (x, y))
+        x, y = (jnp.where((weights == 0)[:, None], 0, a) for a in (x, y))
         if normalised:  # the scale does not matter, but its fourth power might overflow
             x, y = (divide(a, lax.stop_gradient(jnp.max(jnp.abs(a)))) for a in (x, y))
     if kernel == "linear" and x.shape[1] * y.shape[1] <= x.shape[0] ** 2:

@@ -97,7 +97,7 @@ def approx_ndcg(
     _check.choice(("exponential", "linear"), gain=gain)
     scores, relevances, kept, known = _ranking.lists(scores, relevances, where, weights, nonnegative=True)
     tau = _ranking.of_lists(masked(None, scores, temperature)[1])
-    worth = jnp.where(kept > 0, kept * _ranking.gains(relevances, gain), jnp.zeros_like(kept))
+    worth = jnp.where(kept > 0, kept * _ranking.gains(relevances, gain), 0)
     # In the best order there is, the places are known: what the loss is made of is how far the smooth ones are off.
     index = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
     keys = (kept <= 0).astype(jnp.int32), -worth, -lax.stop_gradient(scores)
@@ -108,14 +108,14 @@ def approx_ndcg(
 
     def off(first, second):
         ahead, behind = _numerics.sigmoid_pair(_gap(first, second, tau))
-        below = jnp.where(second["place"] > first["place"], ahead, jnp.zeros_like(ahead))
+        below = jnp.where(second["place"] > first["place"], ahead, 0)
         return second["exists"] * jnp.where(second["place"] < first["place"], -behind, below)
 
     exists = (kept > 0).astype(scores.dtype)
     lost = _ranking.sum_of_each(off, {"scores": scores, "place": place, "exists": exists}, tile)
     lost = jnp.maximum(lost, 1.0 - place)
     terms = worth * _discount_lost(place, lost)
-    loss = jnp.sum(jnp.where(kept > 0, terms, jnp.zeros_like(terms)), axis=-1)
+    loss = jnp.sum(jnp.where(kept > 0, terms, 0), axis=-1)
     loss = loss - lax.stop_gradient(jnp.minimum(loss, 0.0))  # what rounding may take from 0
     return reduce(known * loss, jnp.any(kept != 0, axis=-1), None, reduction)
 
@@ -173,13 +173,13 @@ def approx_mrr(
 
     def above(first, second):
         ahead, _ = _numerics.sigmoid_pair(_gap(first, second, tau))
-        return second["exists"] * jnp.where(first["index"] == second["index"], jnp.zeros_like(ahead), ahead)
+        return second["exists"] * jnp.where(first["index"] == second["index"], 0, ahead)
 
     lost = _ranking.sum_of_each(above, _numbered(scores, kept), tile)
     relevant = (relevances > 0) & (kept > 0)
     found = jnp.any(relevant, axis=-1)
     least = jnp.min(jnp.where(relevant, lost, jnp.inf), axis=-1, initial=jnp.inf)
-    least = jnp.where(found, least, jnp.zeros_like(least))
+    least = jnp.where(found, least, 0)
     return reduce(known * (least / (1.0 + least)), jnp.any(kept != 0, axis=-1), None, reduction)
 
 
@@ -244,10 +244,10 @@ def approximate_metric(
     def above(first, second):
         gap = _gap(first, second, tau)
         ahead = _numerics.sigmoid_pair(gap)[0] if step == "sigmoid" else positive_part(1.0 + gap)
-        return second["exists"] * jnp.where(first["index"] == second["index"], jnp.zeros_like(ahead), ahead)
+        return second["exists"] * jnp.where(first["index"] == second["index"], 0, ahead)
 
     places = 1.0 + _ranking.sum_of_each(above, _numbered(scores, kept), tile)
     there = jnp.any(kept != 0, axis=-1, keepdims=True)
-    weight = jnp.where(there, kept, jnp.ones_like(kept))  # a metric of nothing may divide by 0
+    weight = jnp.where(there, kept, 1)  # a metric of nothing may divide by 0
     values = jnp.vectorize(metric, signature="(n),(n),(n)->()")(places, relevances.astype(scores.dtype), weight)
     return reduce(-known * values, there[..., 0], None, reduction)

@@ -101,9 +101,9 @@ def _mean_and_variance(
     """An element of the class, how far the mean is from it, and the variance."""
     place = jnp.argmax(shares, axis=-1, keepdims=True)
     pivot = lax.stop_gradient(jnp.take_along_axis(logits, place, axis=-1))
-    away = jnp.where(exists, _excess.finite(logits - pivot), jnp.zeros_like(logits))
+    away = jnp.where(exists, _excess.finite(logits - pivot), 0)
     mean = _excess.finite(jnp.sum(shares * away, axis=-1, keepdims=True))
-    spread = jnp.where(exists, _excess.finite(away - mean), jnp.zeros_like(away))
+    spread = jnp.where(exists, _excess.finite(away - mean), 0)
     return pivot[..., 0], mean[..., 0], jnp.sum(shares * spread * spread, axis=-1)
 
 

@@ -34,7 +34,7 @@ def _sum_of_hinges(distances, positive, negative, margin):
     """
     ahead, lost = _double.add(distances, jnp.broadcast_to(margin, distances.shape))
     first = positive > 0
-    high, low = jnp.where(first, ahead, distances), jnp.where(first, lost, jnp.zeros_like(lost))
+    high, low = jnp.where(first, ahead, distances), jnp.where(first, lost, 0)
     index = _columns(high)
     keys = (*lax.stop_gradient((high, low)), (~first).astype(jnp.int32))
     *_, order = lax.sort((*keys, index), dimension=-1, num_keys=3)
@@ -166,7 +166,7 @@ def batch_triplet_margin(
     def row(found, same, others, margin):
         if mining == "semihard":
             away, there = _next_negatives(found, same, others)
-            values = jnp.where(there, excess(found - away + margin), jnp.zeros_like(found))
+            values = jnp.where(there, excess(found - away + margin), 0)
             total, positive, some = jnp.sum(values, axis=-1), there & (values > 0), there
             number, live = (jnp.sum(x, axis=-1).astype(total.dtype) for x in (some, positive))
         else:

@@ -369,4 +369,4 @@ def perceptron(
     _check.same_shape(logits=logits, signs=signs)
     logits, signs = masked(where, logits, signs, fill=1.0)
     mistake = -_sign(signs) * logits
-    return reduce(jnp.where(mistake < 0, jnp.zeros_like(mistake), mistake), where, weights, reduction)
+    return reduce(jnp.where(mistake < 0, 0, mistake), where, weights, reduction)

@@ -63,7 +63,7 @@ def _hull(low, high, other_low, other_high):
 def _share_slopes(rest, common):
     total = rest + common
     some = total > 0
-    total = jnp.where(some, total, jnp.ones_like(total))
+    total = jnp.where(some, total, 1)
     return quotient(quotient(common, total), total), -quotient(quotient(rest, total), total)
 
 
@@ -107,7 +107,7 @@ def _aspect(low, high, other_low, other_high):
     sides, other = high - low, other_high - other_low
     known = jnp.any(sides > 0, axis=-1) & jnp.any(other > 0, axis=-1)
     difference = _angle(other[..., 0], other[..., 1]) - _angle(sides[..., 0], sides[..., 1])
-    return jnp.where(known, jnp.square(2.0 / math.pi * difference), jnp.zeros_like(difference))
+    return jnp.where(known, jnp.square(2.0 / math.pi * difference), 0)
 
 
 def box_iou(

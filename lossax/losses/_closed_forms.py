@@ -189,7 +189,7 @@ def _normalised(a: jax.Array, b: jax.Array) -> tuple[jax.Array, ...]:
     gap = jnp.sum(b - a, axis=-1, keepdims=True)
     excess = gap / total
     near = jnp.abs(excess) < 0.5
-    shift = jnp.where(near, jnp.log1p(jnp.where(near, excess, jnp.zeros_like(excess))), log_ratio(other, total))
+    shift = jnp.where(near, jnp.log1p(jnp.where(near, excess, 0)), log_ratio(other, total))
     return total, other, gap, log_ratio(b, a) - shift
 
 

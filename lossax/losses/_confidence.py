@@ -125,7 +125,7 @@ def mmce(
 
 def _ratio(gap: jax.Array, mass: jax.Array) -> jax.Array:
     """Gap / mass, and 0 in a bin that nothing falls into."""
-    return _numerics.divide(gap, jnp.where(mass < jnp.finfo(mass.dtype).tiny, jnp.zeros_like(mass), mass))
+    return _numerics.divide(gap, jnp.where(mass < jnp.finfo(mass.dtype).tiny, 0, mass))
 
 
 @_numerics.with_slopes(lambda gap, mass: (2.0 * _ratio(gap, mass), -jnp.square(_ratio(gap, mass))))

@@ -76,7 +76,7 @@ def fixmatch(
         _check.positive(temperature=temperature)
         _, temperature = masked(None, logits, temperature)
         loss = _numerics.cross_entropy(logits, _numerics.softmax_pair(teacher / temperature)[0])
-    return reduce(jnp.where(confidence >= limit, loss, jnp.zeros_like(loss)), where, weights, reduction)
+    return reduce(jnp.where(confidence >= limit, loss, 0), where, weights, reduction)
 
 
 @jax.custom_jvp
@@ -84,7 +84,7 @@ def _binary_kl(surprise: jax.Array, miss: jax.Array, alpha: jax.Array) -> jax.Ar
     """KL of (1 - a, a) to (p, 1 - p), where p = exp(-surprise) = 1 - miss; the derivative is along the surprise."""
     keep, excess = 1.0 - alpha, miss - alpha
     near = jnp.abs(excess) < 0.5 * jnp.minimum(alpha, keep)
-    excess = jnp.where(near, excess, jnp.zeros_like(excess))
+    excess = jnp.where(near, excess, 0)
     terms = [_numerics.x_minus_log1p(_numerics.divide(x, t)) for x, t in ((excess, alpha), (-excess, keep))]
     close = alpha * terms[0] + keep * terms[1]
     far = keep * surprise + _numerics.xlogy(keep, keep) + _numerics.xlogy(alpha, alpha) - _numerics.xlogy(alpha, miss)

@@ -35,7 +35,7 @@ def _own_and_scores(rows: Elements, columns: Elements) -> tuple[jax.Array, jax.A
     """`scores`, and before it the similarity of each row to its own column."""
     every = inner(rows.embeddings, columns.embeddings)
     own = rows.places[:, None] == columns.places[None, :]
-    own = jnp.sum(jnp.where(own, every, jnp.zeros_like(every)), axis=-1)
+    own = jnp.sum(jnp.where(own, every, 0), axis=-1)
     return own, jnp.where(_coupled.pairs(rows, columns), every, -jnp.inf)
 
 
@@ -56,8 +56,8 @@ def _both_rivals(rows: Elements, columns: Elements, tile: int | None, axis_name:
 def _surprise(rivals: jax.Array, own: jax.Array, decoupled: bool) -> jax.Array:
     """-log of the share of `own` beside its rivals, of which the log of the sum is given; beside none it is 0."""
     alone = jnp.isneginf(rivals)
-    gap = jnp.where(alone, jnp.zeros_like(own), rivals - own)
-    return jnp.where(alone, jnp.zeros_like(own), gap if decoupled else jax.nn.softplus(gap))
+    gap = jnp.where(alone, 0, rivals - own)
+    return jnp.where(alone, 0, gap if decoupled else jax.nn.softplus(gap))
 
 
 def info_nce(

@@ -35,7 +35,7 @@ def _posterior(logits: jax.Array, columns: jax.Array) -> tuple[jax.Array, jax.Ar
     log_columns = jnp.log(jnp.where(columns > 0, columns, 1.0))
     reached = jnp.where((columns > 0) & ~jnp.isneginf(logits), logits, -jnp.inf)
     base = jnp.max(reached, axis=-1, keepdims=True)
-    base = jax.lax.stop_gradient(jnp.where(jnp.isneginf(base), jnp.zeros_like(base), base))
+    base = jax.lax.stop_gradient(jnp.where(jnp.isneginf(base), 0, base))
     return (reached - base) + log_columns, base
 
 
@@ -185,6 +185,6 @@ def backward_corrected(
     rest = jnp.eye(given.shape[0], dtype=given.dtype) - jnp.matmul(given, inverse, precision="highest")
     inverse = inverse + jnp.matmul(inverse, rest, precision="highest")
     absent = jnp.isneginf(logits) & ~_numerics.one_hot(labels, logits)
-    rows = jnp.where(absent, jnp.zeros_like(logits), _of_label(inverse, labels, logits))
+    rows = jnp.where(absent, 0, _of_label(inverse, labels, logits))
     part = _numerics.cross_entropy(logits, rows / 64.0)  # terms of both signs may overflow where their sum does not
     return reduce(known * (64.0 * part), where, weights, reduction)

@@ -30,32 +30,32 @@ _HUGE = 1e30
 
 
 def _nonzero(x):
-    return jnp.where(x == 0, jnp.ones_like(x), x)
+    return jnp.where(x == 0, 1, x)
 
 
 def _bend(x, log1p_x):
     """h(x) = 1 - log(1 + x) / x, and h(x) / x, for x > -1."""
     near = (x >= -0.5) & (x <= 1.0)
-    y = jnp.where(near, x, jnp.zeros_like(x))
+    y = jnp.where(near, x, 0)
     r = y / (2.0 + y)
     curve = (1.0 - 2.0 * r / (2.0 + y) * atanh_tail(r * r)) / (2.0 + y)
-    x = jnp.where(near, jnp.ones_like(x), x)
-    far = 1.0 - jnp.where(near, jnp.zeros_like(x), log1p_x) / x
+    x = jnp.where(near, 1, x)
+    far = 1.0 - jnp.where(near, 0, log1p_x) / x
     return jnp.where(near, y * curve, far), jnp.where(near, curve, far / x)
 
 
 def _log1p_product(product, a, log_b):
     """log(1 + a b), where the product may have overflown."""
     far = product > _HUGE
-    logs = jnp.log(_nonzero(jnp.where(far, a, jnp.ones_like(a)))) + jnp.where(far, log_b, jnp.zeros_like(log_b))
-    return jnp.where(far, logs, jnp.log1p(jnp.where(far, jnp.zeros_like(product), product)))
+    logs = jnp.log(_nonzero(jnp.where(far, a, 1))) + jnp.where(far, log_b, 0)
+    return jnp.where(far, logs, jnp.log1p(jnp.where(far, 0, product)))
 
 
 def _spread(rates, log_rates, dispersion):
     """dispersion * rates, also where the rates have overflown, and log(1 + it)."""
     lost = jnp.isposinf(rates) & (dispersion > 0)
-    product = dispersion * jnp.where(jnp.isposinf(rates), jnp.ones_like(rates), rates)
-    from_logs = jnp.log(_nonzero(dispersion)) + jnp.where(lost, log_rates, jnp.zeros_like(log_rates))
+    product = dispersion * jnp.where(jnp.isposinf(rates), 1, rates)
+    from_logs = jnp.log(_nonzero(dispersion)) + jnp.where(lost, log_rates, 0)
     product = jnp.where(lost, jnp.exp(from_logs), product)
     return product, _log1p_product(product, dispersion, log_rates)
 
@@ -63,14 +63,14 @@ def _spread(rates, log_rates, dispersion):
 def _excess(rates, targets, dispersion, product):
     """(rates - targets) / (1 + dispersion * rates)."""
     far = (product > _HUGE) | (jnp.isposinf(rates) & (dispersion > 0))
-    near = (rates - targets) / (1.0 + jnp.where(far, jnp.ones_like(product), product))
-    share = (1.0 - targets / jnp.where(far, rates, jnp.ones_like(rates))) / _nonzero(dispersion)
-    return jnp.where(far, share / (1.0 + 1.0 / jnp.where(far, product, jnp.ones_like(product))), near)
+    near = (rates - targets) / (1.0 + jnp.where(far, 1, product))
+    share = (1.0 - targets / jnp.where(far, rates, 1)) / _nonzero(dispersion)
+    return jnp.where(far, share / (1.0 + 1.0 / jnp.where(far, product, 1)), near)
 
 
 def _against(excess, dispersion):
     """-dispersion * excess; only without dispersion is the excess infinite."""
-    return -dispersion * jnp.where(jnp.isfinite(excess), excess, jnp.zeros_like(excess))
+    return -dispersion * jnp.where(jnp.isfinite(excess), excess, 0)
 
 
 def _costs(rates, log_rates, targets, dispersion):
@@ -82,10 +82,10 @@ def _costs(rates, log_rates, targets, dispersion):
     of_targets = dispersion * targets
     turn = _log1p_product(of_targets, dispersion, jnp.log(targets)) - log_spread
     turn = jnp.where((of_targets < _HUGE) & (product < _HUGE), jnp.log((1.0 + of_targets) / (1.0 + product)), turn)
-    turn = jnp.where(near, jnp.log1p(jnp.where(near, a, jnp.zeros_like(a))), turn)
+    turn = jnp.where(near, jnp.log1p(jnp.where(near, a, 0)), turn)
     over_a, curve = _bend(a, turn)
     some = (rates > 1.0 / _HUGE) & (rates < _HUGE)
-    inverse = 1.0 / jnp.where(some, rates, jnp.ones_like(rates))
+    inverse = 1.0 / jnp.where(some, rates, 1)
     direct = log_ratio(dispersion + 1.0 / targets, dispersion + inverse)
     over_b, _ = _bend(excess / targets, jnp.where(some, direct, turn - log_ratio(targets, rates, log_rates)))
     return excess, over_b, over_a, curve
@@ -100,10 +100,10 @@ def _shape_rest(dispersion):
     """`stirling_rest` of 1 / dispersion, also where that is below 1."""
     shape = _shape(dispersion)
     low = shape < 1.0
-    few = jnp.where(low, shape, jnp.ones_like(shape))
-    log_few = jnp.log(jnp.where(low, dispersion, jnp.ones_like(dispersion)))  # of 1 / few, which may be subnormal
+    few = jnp.where(low, shape, 1)
+    log_few = jnp.log(jnp.where(low, dispersion, 1))  # of 1 / few, which may be subnormal
     below = log_factorial(few) + few * (log_few + 1.0) + 0.5 * (log_few - math.log(2.0 * math.pi))
-    return jnp.where(low, below, stirling_rest(jnp.where(low, jnp.ones_like(shape), shape)))
+    return jnp.where(low, below, stirling_rest(jnp.where(low, 1, shape)))
 
 
 def _log_rising(x, dispersion):
@@ -129,16 +129,16 @@ def _log_rising(x, dispersion):
 
 def _negative_binomial_value(rates, log_rates, targets, dispersion):
     many = targets >= 1.0
-    count = jnp.where(many, targets, jnp.ones_like(targets))
+    count = jnp.where(many, targets, 1)
     excess, over_b, over_a, _ = _costs(rates, log_rates, count, dispersion)
     spread = _log1p_product(dispersion * count, dispersion, jnp.log(count))
     best = stirling_rest(count) + 0.5 * (jnp.log(count) + math.log(2.0 * math.pi))
     best = best + (0.5 * spread + _shape_rest(dispersion) - stirling_rest(count + _shape(dispersion)))
-    few = jnp.where(many, jnp.zeros_like(targets), targets)
+    few = jnp.where(many, 0, targets)
     product, log_spread = _spread(rates, log_rates, dispersion)
     nothing = jnp.where(product < 1.0 / _HUGE, rates, log_spread / _nonzero(dispersion))
     wide = product > 1.0
-    beyond = jnp.log(_nonzero(dispersion)) + jnp.log1p(1.0 / jnp.where(wide, product, jnp.ones_like(product)))
+    beyond = jnp.log(_nonzero(dispersion)) + jnp.log1p(1.0 / jnp.where(wide, product, 1))
     each = jnp.where(wide, beyond, log_spread - log_rates)
     rare = nothing + scaled(few, each) - _log_rising(few, dispersion) + log_factorial(few)
     return jnp.where(many, best + excess * (over_b - over_a), rare)
@@ -153,20 +153,20 @@ def _target_slope(rates, log_rates, targets, dispersion):
     _, log_spread = _spread(rates, log_rates, dispersion)
     inner = dispersion * (targets + half)
     some = (rates > 0) & jnp.isfinite(rates)
-    safe = jnp.where(some, rates, jnp.ones_like(rates))
-    near_zero = dispersion * (0.5 - half) / (1.0 + jnp.where(dispersion < 1.0, inner, jnp.zeros_like(inner)))
+    safe = jnp.where(some, rates, 1)
+    near_zero = dispersion * (0.5 - half) / (1.0 + jnp.where(dispersion < 1.0, inner, 0))
     # Products between divisions: XLA turns (x / a) / b into x / (a * b), which may overflow.
     gap = (targets - safe + 0.5) / safe * (1.0 / (1.0 + inner)) + jnp.where(
         dispersion < 1.0, near_zero, (0.5 - half) / (total + half)
     )
     near = some & (gap >= -0.5) & (gap < _HUGE)
-    logs = jnp.where(near, jnp.zeros_like(log_rates), log_rates)
+    logs = jnp.where(near, 0, log_rates)
     bulk = _log1p_product(inner, dispersion, jnp.log(jnp.maximum(targets + half, 0.5)))
     far = (log_spread - logs) + jnp.log(targets + 0.5) - bulk
-    close = jnp.log1p(jnp.where(near, gap, jnp.zeros_like(gap)))
-    below = jnp.where(low, total, jnp.ones_like(total))
+    close = jnp.log1p(jnp.where(near, gap, 0))
+    below = jnp.where(low, total, 1)
     rest = digamma_rest(targets) - digamma_rest(jnp.where(low, total, total - 1.0))
-    return jnp.where(near, close, far) + (rest + jnp.where(low, 1.0 / below, jnp.zeros_like(below)))
+    return jnp.where(near, close, far) + (rest + jnp.where(low, 1.0 / below, 0))
 
 
 def _dispersion_slope(rates, log_rates, targets, dispersion):
@@ -178,15 +178,15 @@ def _dispersion_slope(rates, log_rates, targets, dispersion):
     of_targets = _log1p_product(dispersion * targets, dispersion, jnp.log(count))
     _, curve = _bend(a, of_targets - log_spread)
     wide = dispersion > 0.125
-    shape = 1.0 / jnp.where(wide, dispersion, jnp.ones_like(dispersion))
+    shape = 1.0 / jnp.where(wide, dispersion, 1)
     low = jnp.maximum(shape, 1e-15)  # below, and for counts beyond 1e20, the limits are reached
-    more = jnp.where(wide, jnp.minimum(targets, 1e20), jnp.zeros_like(targets))
+    more = jnp.where(wide, jnp.minimum(targets, 1e20), 0)
     steps = jnp.where(
         shape < low,
-        jnp.where(targets > 0, shape, jnp.zeros_like(shape)),
+        jnp.where(targets > 0, shape, 0),
         low * (low * gamma_slope_difference(low, low + more)),
     )
-    small = jnp.where(wide, jnp.zeros_like(dispersion), dispersion)
+    small = jnp.where(wide, 0, dispersion)
     v = 1.0 / (1.0 + small * targets)
     u, w = small * small, small * small * v * v
     value, difference = jnp.zeros_like(v), jnp.zeros_like(v)
@@ -205,11 +205,11 @@ def _negative_binomial_jvp(primals, tangents):
     rates, targets, dispersion = primals
     log_rates = jnp.log(_nonzero(rates))
     product, _ = _spread(rates, log_rates, dispersion)
-    relative = jnp.where((targets == 0) & (rates == 0), jnp.ones_like(rates), (rates - targets) / _nonzero(rates))
+    relative = jnp.where((targets == 0) & (rates == 0), 1, (rates - targets) / _nonzero(rates))
     relative = jnp.where((targets > 0) & (rates == 0), jnp.full_like(rates, -jnp.inf), relative)
     # At a rate of 0 the derivative by the target is infinite: 0, as for a square root.
     by_targets = _target_slope(rates, log_rates, targets, dispersion)
-    by_targets = jnp.where(rates == 0, jnp.zeros_like(rates), by_targets)
+    by_targets = jnp.where(rates == 0, 0, by_targets)
     by_dispersion = _dispersion_slope(rates, log_rates, targets, dispersion)
     value = _negative_binomial(*primals)
     slopes = (relative * (1.0 / (1.0 + product)), by_targets, by_dispersion)
@@ -227,10 +227,10 @@ def _negative_binomial_of_log_rates(log_rates, targets, dispersion):
 def _negative_binomial_of_log_rates_jvp(primals, tangents):
     log_rates, targets, dispersion = primals
     rates = jnp.exp(log_rates)
-    finite = jnp.where(jnp.isneginf(log_rates), jnp.zeros_like(log_rates), log_rates)
+    finite = jnp.where(jnp.isneginf(log_rates), 0, log_rates)
     product, _ = _spread(rates, finite, dispersion)
     by_targets = _target_slope(rates, finite, targets, dispersion)
-    by_targets = jnp.where(jnp.isneginf(log_rates), jnp.zeros_like(rates), by_targets)
+    by_targets = jnp.where(jnp.isneginf(log_rates), 0, by_targets)
     by_dispersion = _dispersion_slope(rates, finite, targets, dispersion)
     value = _negative_binomial_of_log_rates(*primals)
     slopes = (_excess(rates, targets, dispersion, product), by_targets, by_dispersion)
@@ -250,20 +250,20 @@ def _of_a_zero(surprise, logits):
     """-log(s + (1 - s) exp(-surprise)) with s = sigmoid(logits): either source may have given the zero."""
     missed = sigmoid_pair(logits)[1] * -jnp.expm1(-surprise)
     small = missed < 0.5
-    few = -jnp.log1p(-jnp.where(small, missed, jnp.zeros_like(missed)))
+    few = -jnp.log1p(-jnp.where(small, missed, 0))
     return jnp.where(small, few, jax.nn.softplus(logits) - jnp.logaddexp(logits, -surprise))
 
 
 def _inflated(surprise, targets, logits):
     """The loss of a count whose own law gives it `surprise`, where sigmoid(logits) of all counts are just zeros."""
     nothing = targets == 0
-    zeros = _of_a_zero(jnp.where(nothing, surprise, jnp.ones_like(surprise)), logits)
+    zeros = _of_a_zero(jnp.where(nothing, surprise, 1), logits)
     return jnp.where(nothing, zeros, jax.nn.softplus(logits) + surprise)
 
 
 def _whole(targets):
     """The targets, without a derivative where they are 0: what is inflated is the zero itself."""
-    return jnp.where(targets == 0, jnp.zeros_like(targets), targets)
+    return jnp.where(targets == 0, 0, targets)
 
 
 def negative_binomial_nll(

@@ -23,10 +23,10 @@ def _log_sum(x: jax.Array) -> jax.Array:
     derivative.
     """
     top = lax.stop_gradient(jnp.max(x, axis=-1, keepdims=True))
-    top = jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top)
+    top = jnp.where(jnp.isneginf(top), 0, top)
     total = jnp.sum(jnp.exp(x - top), axis=-1)
     some = total > 0
-    return jnp.where(some, top[..., 0] + jnp.log(jnp.where(some, total, jnp.ones_like(total))), -jnp.inf)
+    return jnp.where(some, top[..., 0] + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
 
 
 def _surprise(
@@ -54,17 +54,17 @@ def _surprise(
         logits, keep, previous, first = step
         ahead = logits + rest
         pairs = _finite(transitions + ahead[None, :])
-        own = jnp.sum(jnp.where((tags == previous)[:, None], pairs, jnp.zeros_like(pairs)), axis=0)
+        own = jnp.sum(jnp.where((tags == previous)[:, None], pairs, 0), axis=0)
         own = jnp.where(first, _finite(starts + ahead), own)
         reached = _log_sum(pairs)
         most = lax.stop_gradient(jnp.max(reached))
-        reached = reached - jnp.where(jnp.isneginf(most), jnp.zeros_like(most), most)
+        reached = reached - jnp.where(jnp.isneginf(most), 0, most)
         return jnp.where(keep, reached, rest), own
 
     rest = ends + jnp.zeros_like(logits[0])  # sharded like the logits
     _, rows = lax.scan(back, rest, (logits, keep, previous, before < 0), reverse=True)
     each = label_surprise(rows, labels)
-    total = jnp.sum(jnp.where(keep, each, jnp.zeros_like(each)))
+    total = jnp.sum(jnp.where(keep, each, 0))
     return jnp.where(jnp.isposinf(total), jnp.inf, total)  # a path that is impossible has no gradient
 
 

@@ -35,7 +35,7 @@ def _floats(dtype: Any) -> _Arithmetic:
     return _Arithmetic(
         add=lambda *x: sum(x[1:], x[0]),
         times=jnp.multiply,
-        where=lambda keep, x: jnp.where(keep, x, jnp.zeros_like(x)),
+        where=lambda keep, x: jnp.where(keep, x, 0),
         one=lambda where: where.astype(dtype),
         zero=0.0,
         scan=lax.scan,
@@ -169,7 +169,7 @@ def _missing(text: _Text, lost: Any, visit: Callable[..., Any], seen: Any) -> tu
 
 def _of_end(text: _Text, x: Any) -> Any:
     """What stands at the last label."""
-    return jax.tree.map(lambda x: jnp.sum(jnp.where(text.end, x, jnp.zeros_like(x)), axis=0), x)
+    return jax.tree.map(lambda x: jnp.sum(jnp.where(text.end, x, 0), axis=0), x)
 
 
 def _pick(rows: jax.Array, symbols: jax.Array) -> jax.Array:
@@ -217,7 +217,7 @@ def _plain(logits: jax.Array, symbols: jax.Array, frames: jax.Array | None, blan
     text = _text(ops, symbols, frames, classes, _front(_pick(p, symbols)), _front(p[..., blank : blank + 1]))
     other = _masks(symbols, classes, blank)[1].astype(p.dtype)
     lost = _front(jnp.einsum("...tk,...ik->...ti", p, other, precision=lax.Precision.HIGHEST))
-    return text, p, (lost + jnp.where(text.repeat, jnp.zeros_like(lost), text.label), lost)
+    return text, p, (lost + jnp.where(text.repeat, 0, text.label), lost)
 
 
 def _miss(logits: jax.Array, symbols: jax.Array, frames: jax.Array | None, blank: int) -> jax.Array:
@@ -241,7 +241,7 @@ def _miss_and_slope(logits: jax.Array, symbols: jax.Array, frames: jax.Array | N
         blanks, labels = seen
         to_blank, to_label = _arrivals(ops, text, seen)
         mean = jnp.sum(blanks * before[0] + labels * before[1], axis=0)
-        by_label = jnp.where(text.repeat, jnp.zeros_like(blanks), blanks) + to_label * after[1]
+        by_label = jnp.where(text.repeat, 0, blanks) + to_label * after[1]
         return mean, jnp.sum(to_blank * after[0], axis=0), blanks + labels, by_label
 
     miss, (mean, by_blank, by_other, by_label) = _missing(text, lost, visit, seen)
@@ -251,8 +251,8 @@ def _miss_and_slope(logits: jax.Array, symbols: jax.Array, frames: jax.Array | N
     after = jnp.where(classes == blank, by_blank, _sum_by(by_other, other) + _sum_by(by_label, own))
     slope = p * (after - mean) / jnp.maximum(1.0 - miss, 0.25)[..., None, None]
     best = classes == jnp.argmax(p, axis=-1, keepdims=True).astype(jnp.int32)
-    slope = jnp.where(best, jnp.zeros_like(slope), slope)
-    return miss, slope - jnp.where(best, jnp.sum(slope, axis=-1, keepdims=True), jnp.zeros_like(slope))
+    slope = jnp.where(best, 0, slope)
+    return miss, slope - jnp.where(best, jnp.sum(slope, axis=-1, keepdims=True), 0)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -293,7 +293,7 @@ def _(blank, primals, tangents):
     read = jnp.where(classes == blank, 1.0 - jnp.sum(read, axis=-1, keepdims=True), read)
     top, remainder = _numerics.log_partition(logits)
     p = jnp.exp((logits - top[..., None]) - jnp.maximum(remainder, 0.0)[..., None])
-    slope = jnp.where(feasible[..., None, None], p - read, jnp.zeros_like(read))
+    slope = jnp.where(feasible[..., None, None], p - read, 0)
 
     def certain():
         miss, other = _miss_and_slope(logits, symbols, frames, blank)

@@ -206,7 +206,7 @@ def _tilted(pair: Pair, alpha: jax.Array, rest: jax.Array) -> tuple[jax.Array, .
     q, t, _, log, *_ = pair
     tiny = jnp.finfo(q.dtype).tiny
     inside = (q >= tiny) & (t >= tiny)
-    ratio = jnp.where(inside, t / jnp.where(inside, q, jnp.ones_like(q)), jnp.ones_like(q))
+    ratio = jnp.where(inside, t / jnp.where(inside, q, 1), 1)
     outside = jnp.clip(log, -1e30, 1e30)
 
     def root(power):  # the ratio has more digits than the logarithm of a large one
@@ -219,9 +219,9 @@ def _tilted(pair: Pair, alpha: jax.Array, rest: jax.Array) -> tuple[jax.Array, .
 
 def _growth(x: jax.Array, power: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Whether |power x| is small, and (exp(power x) - 1) / power there: x for power 0."""
-    step = jnp.where((power == 0) & jnp.isinf(x), jnp.zeros_like(x), power * x)
+    step = jnp.where((power == 0) & jnp.isinf(x), 0, power * x)
     near = jnp.abs(step) <= 1.0
-    return near, x * relative_expm1(jnp.where(near, step, jnp.zeros_like(step)))
+    return near, x * relative_expm1(jnp.where(near, step, 0))
 
 
 def _alpha(pair: Pair, alpha: jax.Array, rest: jax.Array) -> Values:
@@ -242,7 +242,7 @@ def _alpha(pair: Pair, alpha: jax.Array, rest: jax.Array) -> Values:
     up = jnp.where(near_t, scaled(t, small_t), (t - mass) / nonone)
     size = jnp.maximum(jnp.maximum(jnp.abs(alpha), jnp.abs(rest)), 1.0)
     near = jnp.abs(log) * size <= 1.5
-    step = jnp.where(near, log, jnp.zeros_like(log))
+    step = jnp.where(near, log, 0)
     series, powers, term = jnp.zeros_like(step), jnp.ones_like(alpha), jnp.full_like(step, 0.5)
     for k in range(3, 26):
         series = series + term * powers
@@ -320,9 +320,9 @@ def _renyi(pair: Pair, alpha: jax.Array, rest: jax.Array) -> Values:
     value, by_q, by_t = _alpha(pair, alpha, rest)
     excess = -rest * alpha * value
     near = (excess >= -0.5) & (excess <= 1.0)
-    excess = jnp.where(near, excess, jnp.zeros_like(excess))
+    excess = jnp.where(near, excess, 0)
     r = excess / (2.0 + excess)
-    close = alpha * jnp.where(near, value, jnp.zeros_like(value)) * (1.0 - r) * (1.0 + r * r * atanh_tail(r * r))
+    close = alpha * jnp.where(near, value, 0) * (1.0 - r) * (1.0 + r * r * atanh_tail(r * r))
 
     mass, _, _ = _tilted(pair, alpha, rest)
     total = jnp.sum(mass, axis=-1)
@@ -330,19 +330,19 @@ def _renyi(pair: Pair, alpha: jax.Array, rest: jax.Array) -> Values:
     up = log > 0
     larger = jnp.where(up, t, q)
     finite = jnp.isfinite(log) & (larger > 0)
-    powers = jnp.where(up, -rest, alpha) * jnp.where(finite, log, jnp.zeros_like(log))
-    logs = jnp.log(jnp.where(finite, larger, jnp.ones_like(larger))) + powers
+    powers = jnp.where(up, -rest, alpha) * jnp.where(finite, log, 0)
+    logs = jnp.log(jnp.where(finite, larger, 1)) + powers
     blocked = jnp.where(up & (alpha > 1), jnp.inf, -jnp.inf) * jnp.ones_like(logs)
     logs = jnp.where(finite, logs, jnp.where(larger > 0, blocked, -jnp.inf * jnp.ones_like(logs)))
     top = jnp.max(logs, axis=-1, keepdims=True)
-    base = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
+    base = jnp.where(jnp.isfinite(top), top, 0)
     parts = jnp.exp(logs - base)
     sums = jnp.sum(parts, axis=-1, keepdims=True)
-    far = jnp.where(inside, jnp.log(jnp.where(inside, total, jnp.ones_like(total))), (base + jnp.log(sums))[..., 0])
+    far = jnp.where(inside, jnp.log(jnp.where(inside, total, 1)), (base + jnp.log(sums))[..., 0])
     far = jnp.where((rest == 0) | jnp.isnan(value), value, far / -jnp.where(rest == 0, 1.0, rest))
 
-    beside, rows = near[..., None], jnp.where(near, 1.0 + excess, jnp.ones_like(excess))[..., None]
-    share = jnp.where(jnp.isfinite(sums), divide(parts, sums), jnp.zeros_like(parts))
+    beside, rows = near[..., None], jnp.where(near, 1.0 + excess, 1)[..., None]
+    share = jnp.where(jnp.isfinite(sums), divide(parts, sums), 0)
     slope_t = -alpha * share / jnp.where(rest == 0, 1.0, rest)
     slope_q = jnp.where(beside, alpha * by_q / rows, -share)
     return jnp.where(near, close, far), slope_q, jnp.where(beside, alpha * by_t / rows, slope_t)

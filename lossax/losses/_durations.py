@@ -66,8 +66,8 @@ def discrete_hazard_nll(
     come = last & jnp.asarray(events)[..., None]
     lived = (intervals < labels[..., None]) | (last & ~come)
     signed = jnp.where(come, -logits, logits)
-    seen = jnp.where(come | lived, signed, jnp.zeros_like(signed))
-    values = jnp.sum(jnp.where(come | lived, jax.nn.softplus(seen), jnp.zeros_like(seen)), axis=-1)
+    seen = jnp.where(come | lived, signed, 0)
+    values = jnp.sum(jnp.where(come | lived, jax.nn.softplus(seen), 0), axis=-1)
     return reduce(jnp.where(valid, values, jnp.nan), where, weights, reduction)
 
 

@@ -39,7 +39,7 @@ def _over_others(f, *arrays):
         index, *one = args
         values = f(*(x[..., None, :] for x in one), *arrays)
         others = (jnp.arange(m) != index).reshape((1,) * (values.ndim - 2) + (m, 1))
-        return jnp.sum(jnp.where(others, values, jnp.zeros_like(values)), axis=-2)
+        return jnp.sum(jnp.where(others, values, 0), axis=-2)
 
     found = lax.map(row, (jnp.arange(m), *(jnp.moveaxis(x, -2, 0) for x in arrays)))
     return jnp.moveaxis(found, 0, -2)

@@ -12,7 +12,7 @@ from lossax._types import Reduction
 
 def _log1p_power_slopes(x, exponent):
     bent = power(x, exponent)
-    by_exponent = bent / (1.0 + bent) * jnp.log(jnp.where(x > 0, x, jnp.ones_like(x)))
+    by_exponent = bent / (1.0 + bent) * jnp.log(jnp.where(x > 0, x, 1))
     return exponent * power(x, exponent - 1.0) / (1.0 + bent), by_exponent
 
 
@@ -86,7 +86,7 @@ def adaptive_wing(
     error, exponent = absolute(predictions - targets), alpha - targets
     inside = error < theta
     near = jnp.where(inside, error, theta)
-    beyond = jnp.where(inside, jnp.zeros_like(error), error - theta)
+    beyond = jnp.where(inside, 0, error - theta)
     bent = power(theta / epsilon, exponent)
     slope = omega * exponent / theta * (bent / (1.0 + bent))
     return reduce(omega * _log1p_power(near / epsilon, exponent) + slope * beyond, where, weights, reduction)

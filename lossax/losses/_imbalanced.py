@@ -22,7 +22,7 @@ def _counts(class_counts: Any, rows: jax.Array) -> jax.Array:
 def _at(logits: jax.Array, labels: jax.Array, values: jax.Array) -> jax.Array:
     """The value that belongs to each label, with an axis for the classes; `values` are `[classes]` or rows."""
     own = _numerics.one_hot(labels, logits)
-    return jnp.sum(jnp.where(own, values, jnp.zeros_like(logits)), axis=-1, keepdims=True)
+    return jnp.sum(jnp.where(own, values, 0), axis=-1, keepdims=True)
 
 
 def _best_rival(scores: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from lossax._types import Reduction
 def _costs(apart: jax.Array, classes: int, power: jax.Array) -> jax.Array:
     """Cost of being some classes apart, at most 1; nothing for none, whatever the power."""
     share = jnp.abs(apart).astype(power.dtype) / max(classes - 1, 1)
-    return jnp.where(apart == 0, jnp.zeros_like(share), _numerics.power(share, power))
+    return jnp.where(apart == 0, 0, _numerics.power(share, power))
 
 
 def weighted_kappa(
@@ -89,4 +89,4 @@ def weighted_kappa(
     one = jnp.ones_like(observed)
     values = jnp.where(mixed, quotient(observed, jnp.where(mixed, expected, one)), one + 0.0 * jnp.sum(weight, axis=-1))
     counts = jnp.sum(kept, axis=-1) > 0
-    return reduce(jnp.where(counts, values, jnp.zeros_like(values)), counts, None, reduction)
+    return reduce(jnp.where(counts, values, 0), counts, None, reduction)

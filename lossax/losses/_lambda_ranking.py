@@ -127,10 +127,10 @@ def lambdarank(
     items = {"scores": scores, "relevances": relevances, "weights": kept}
     if weighting == "precision" and topn is not None:
         items["worth"] = (relevances > 0).astype(kept.dtype)
-        values = jnp.where(_ranking.ranks(scores) <= topn, 1.0 / topn, jnp.zeros_like(scores))
+        values = jnp.where(_ranking.ranks(scores) <= topn, 1.0 / topn, 0)
     else:
         worth = relevances if weighting == "relevance" else _ranking.gains(relevances, gain)
-        worth = jnp.where(kept > 0, worth, jnp.zeros_like(worth))
+        worth = jnp.where(kept > 0, worth, 0)
         best = _ranking.ideal(worth, topn)[..., None]
         items["worth"] = worth if weighting == "relevance" else divide(worth, best)
         values = _ranking.discounts(_ranking.ranks(scores), topn)
@@ -145,7 +145,7 @@ def lambdarank(
         surprise = _ranking.softplus(second["scores"] - first["scores"]) * (1.0 / 0.6931471805599453)
         lambdas = _lambdas(weighting, first, second, mu, topn) * (first["weights"] * second["weights"])
         if weighting != "ndcg1":
-            lambdas = jnp.where(first["relevances"] > second["relevances"], lambdas, jnp.zeros_like(lambdas))
+            lambdas = jnp.where(first["relevances"] > second["relevances"], lambdas, 0)
         return scaled(lambdas, surprise)
 
     total = _ranking.sum_of_pairs(pairs, items, tile)
@@ -216,7 +216,7 @@ def warp(
     lower, violations, short = _ranking.sum_of_each(pairs, items, tile)
     violations = lax.stop_gradient(violations)
     harmonic = (jnp.log(violations + 0.5) + 0.5772156649015329) + _numerics.digamma_rest(violations)
-    matters = jnp.where(lower > 0, kept, jnp.zeros_like(kept))
+    matters = jnp.where(lower > 0, kept, 0)
     shares = divide(matters, jnp.sum(matters, axis=-1, keepdims=True))
     values = jnp.sum(scaled(shares * divide(harmonic, violations), short), axis=-1)
     return reduce(known * values, jnp.any(kept != 0, axis=-1), None, reduction)

@@ -296,6 +296,6 @@ def adaptive_softmax(
         stop = start + up.shape[1]
         inside = (labels >= start) & (labels < stop)
         surprise = _numerics.label_surprise(hidden @ down @ up, jnp.clip(labels - start, 0, up.shape[1] - 1))
-        loss = loss + jnp.where(inside, surprise, jnp.zeros_like(surprise))
+        loss = loss + jnp.where(inside, surprise, 0)
         entry, start = jnp.where(inside, first + i, entry), stop
     return reduce(known * (loss + _numerics.label_surprise(hidden @ head, entry)), where, weights, reduction)

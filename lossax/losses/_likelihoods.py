@@ -215,8 +215,8 @@ def _evidential_excess(half, nu, beta):
     """log(1 + size^2), finite where the square is not."""
     size, root, _ = _squared_size(half, nu, beta)
     far = size > 1e18
-    near = jnp.log1p(jnp.square(jnp.where(far, jnp.ones_like(size), size)))
-    logs = jnp.log(jnp.where(far, jnp.abs(half), jnp.ones_like(half))) - jnp.log(root)
+    near = jnp.log1p(jnp.square(jnp.where(far, 1, size)))
+    logs = jnp.log(jnp.where(far, jnp.abs(half), 1)) - jnp.log(root)
     return jnp.where(far, 2.0 * (logs + math.log(2.0)), near)
 
 

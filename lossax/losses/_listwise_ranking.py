@@ -87,7 +87,7 @@ def ranking_softmax(
     scores, relevances, kept, known = checked
     _, epsilon_of_item = masked(None, scores, epsilon)
     exists = kept > 0
-    copies = jnp.where(exists, kept, jnp.ones_like(kept))
+    copies = jnp.where(exists, kept, 1)
     logits = jnp.where(exists, scores + jnp.log(copies), -jnp.inf)
     targets = _shares(_ranking.gains(relevances.astype(kept.dtype), gain), kept, distribution)
     if scores.shape[-1] == 0:

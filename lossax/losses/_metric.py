@@ -25,7 +25,7 @@ def _log_sum(logits: jax.Array, among: jax.Array) -> jax.Array:
 
 
 def _kept_finite(x: jax.Array, exists: jax.Array) -> jax.Array:
-    return jnp.where(exists, x, jnp.zeros_like(x))
+    return jnp.where(exists, x, 0)
 
 
 def batch_contrastive(

@@ -16,7 +16,7 @@ def _nonnegative(targets: jax.Array) -> jax.Array:
     """A factor of 1 for each unit: NaN where a traced target is negative. By the row, which XLA fuses."""
     lowest = jax.lax.stop_gradient(jnp.min(targets, axis=-1, initial=0.0))
     known = _check.domain("nonnegative", lambda t: t >= 0, targets=lowest)
-    return jnp.where(jnp.isnan(known), known, jnp.ones_like(known))
+    return jnp.where(jnp.isnan(known), known, 1)
 
 
 def _of_classes(class_weights: Any, rows: jax.Array) -> jax.Array:
@@ -526,4 +526,4 @@ def multiclass_perceptron(
     _check.units_of({"logits": logits}, labels=labels)
     logits, labels, known = labelled(where, logits, labels)
     lead = _numerics.best_rival(logits, labels)
-    return reduce(known * jnp.where(lead < 0, jnp.zeros_like(lead), lead), where, weights, reduction)
+    return reduce(known * jnp.where(lead < 0, 0, lead), where, weights, reduction)

@@ -42,10 +42,10 @@ def _slopes(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Derivatives of `_log1p_sum_exp` by x and by the weights; the latter are capped at the largest number."""
     _, mass, total, root, small = _masses(x, weights)
     fits = jnp.isfinite(small)
-    inverse = 1.0 / (1.0 + jnp.where(fits, small, jnp.zeros_like(small)))
+    inverse = 1.0 / (1.0 + jnp.where(fits, small, 0))
     ratio = jnp.where(fits & (x <= _MOST), (root * inverse) * root, mass / total)
     share = jnp.where(fits, (weights * root) * (root * inverse), weights * (mass / total))
-    return jnp.where(weights > 0, share, jnp.zeros_like(x)), jnp.minimum(ratio, jnp.finfo(x.dtype).max)
+    return jnp.where(weights > 0, share, 0), jnp.minimum(ratio, jnp.finfo(x.dtype).max)
 
 
 @_slopes.defjvp
@@ -60,7 +60,7 @@ def _log1p_sum_exp(x: jax.Array, weights: jax.Array) -> jax.Array:
     """log(1 + sum(weights * exp(x))) of each row, with all its digits where the sum is small too."""
     top, _, total, _, small = _masses(x, weights)
     fits = jnp.isfinite(small)
-    return jnp.where(fits, jnp.log1p(jnp.where(fits, small, jnp.zeros_like(small))), top + jnp.log(total))[..., 0]
+    return jnp.where(fits, jnp.log1p(jnp.where(fits, small, 0)), top + jnp.log(total))[..., 0]
 
 
 @_log1p_sum_exp.defjvp

@@ -21,7 +21,7 @@ def _multivariate(error: jax.Array, factors: jax.Array, others: jax.Array) -> ja
     diagonal = jnp.diagonal(factors, axis1=-2, axis2=-1)
     v = jnp.diagonal(turned, axis1=-2, axis2=-1)
     near = (v >= -0.5) & (v <= 1.0)
-    close = x_minus_log1p(jnp.where(near, v, jnp.zeros_like(v)))
+    close = x_minus_log1p(jnp.where(near, v, 0))
     log = log_ratio(jnp.diagonal(others, axis1=-2, axis2=-1), diagonal)
     excess = jnp.sum(jnp.where(near, close, v - log), axis=-1)
     shift = _linalg.solve_lower(factors, error[..., None])
@@ -35,7 +35,7 @@ def _triangle(factors: jax.Array, name: str) -> jax.Array:
     bad = jnp.isnan(known)[..., None] | jnp.zeros_like(factors, bool)
     lower = np.tri(factors.shape[-1], dtype=bool).reshape((1,) * (factors.ndim - 2) + factors.shape[-2:])
     lower = lower | jnp.zeros_like(factors, bool)  # sharded like the factors
-    return jnp.where(bad, jnp.nan, jnp.where(lower, factors, jnp.zeros_like(factors)))
+    return jnp.where(bad, jnp.nan, jnp.where(lower, factors, 0))
 
 
 def multivariate_gaussian_kl(

@@ -40,11 +40,11 @@ def _exponents(place: jax.Array, scores: jax.Array, ties: jax.Array, number: jax
     sign, where the terms of the formula are large and cancel.
     """
     at = _ranking.ranks(scores)
-    gap = jnp.where(at[..., :-1] < number, scores[..., :-1] - scores[..., 1:], jnp.zeros_like(scores[..., 1:]))
+    gap = jnp.where(at[..., :-1] < number, scores[..., :-1] - scores[..., 1:], 0)
     along = at[..., :-1][None]
     fall = jnp.abs(2.0 * (along - place) + 1.0) * gap[None]
-    right = jnp.cumsum(jnp.where(along >= place, fall, jnp.zeros_like(fall)), axis=-1)
-    left = jnp.cumsum(jnp.where(along < place, fall, jnp.zeros_like(fall))[..., ::-1], axis=-1)[..., ::-1]
+    right = jnp.cumsum(jnp.where(along >= place, fall, 0), axis=-1)
+    left = jnp.cumsum(jnp.where(along < place, fall, 0)[..., ::-1], axis=-1)[..., ::-1]
     edge = jnp.zeros_like(fall[..., :1])
     return ties[None] - jnp.concatenate([edge, right], axis=-1) - jnp.concatenate([left, edge], axis=-1)
 
@@ -56,9 +56,9 @@ def _soft_permutation(rows: Any, columns: Any) -> jax.Array:
     exists = _ranking.ranks(columns["scores"]) <= number
     # Limited: far below what counts, where products with the derivative by the temperature stay finite.
     scaled = jnp.maximum(exponents, -400.0 * columns["temperature"][None]) / columns["temperature"][None]
-    mass = jnp.where(exists[None], jnp.exp(scaled), jnp.zeros_like(scaled))
+    mass = jnp.where(exists[None], jnp.exp(scaled), 0)
     p = divide(mass, jnp.sum(mass, axis=-1, keepdims=True))
-    return jnp.where((place > 0) & (place <= number[None]), p, jnp.zeros_like(p))
+    return jnp.where((place > 0) & (place <= number[None]), p, 0)
 
 
 def neural_ndcg(
@@ -129,7 +129,7 @@ def neural_ndcg(
     there = jnp.any(kept != 0, axis=-1)
     if scores.size == 0:
         return reduce(jnp.sum(scores, axis=-1), there, None, reduction)
-    worth = jnp.where(kept > 0, kept * _ranking.gains(relevances, gain), jnp.zeros_like(kept))
+    worth = jnp.where(kept > 0, kept * _ranking.gains(relevances, gain), 0)
     worth = divide(worth, _ranking.ideal(worth, topn)[..., None])
     exists = (kept > 0).astype(scores.dtype)
     _, start, end, scores, sorted_worth, exists = _ranking.in_order(

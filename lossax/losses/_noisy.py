@@ -290,7 +290,7 @@ def taylor_cross_entropy(
 def _excess(x: jax.Array, rate: jax.Array) -> jax.Array:
     """The integral of exp(rate * s) (1 - exp(s)) from x to 0, which is x^2 / 2 near 0; nonnegative."""
     near = jnp.abs(x) < 0.5
-    small = jnp.where(near, x, jnp.zeros_like(x))
+    small = jnp.where(near, x, 0)
     term, before, now, series = 0.5 * small * small, 0.0 * rate, 0.0 * rate + 1.0, jnp.zeros_like(x)
     for n in range(2, 19):  # the n-th coefficient is (rate + 1)^(n - 1) - rate^(n - 1), over n!
         series = series + now * term

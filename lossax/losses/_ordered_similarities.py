@@ -73,7 +73,7 @@ def _disorder_jvp(primals, tangents):
     ratio = pairs[0] / whole[0][..., None], pairs[1] - whole[1][..., None]
     share = jnp.minimum(_exponents.number(ratio), 1.0)
     some = share > 0
-    part = _exponents.normal((share, jnp.where(some, -above[1], jnp.zeros_like(share))))
+    part = _exponents.normal((share, jnp.where(some, -above[1], 0)))
     part = _exponents.where(some, (divide(part[0], above[0]), part[1]))
     others = _exponents.number(_exponents.times(_masses(-x, -low, kept), _behind(part, end)))
     value = _disorder(*primals)
@@ -146,6 +146,6 @@ def cosent(
     scores, targets, kept, known = _ranking.lists(scores, targets, where, weights, name="targets")
     _, scale = masked(None, scores, scale)
     exists = ~jnp.isneginf(scores)
-    scores, kept = (jnp.where(exists, x, jnp.zeros_like(x)) for x in (scores, kept))
+    scores, kept = (jnp.where(exists, x, 0) for x in (scores, kept))
     values = _of_sets(scores, targets, kept, scale)
     return reduce(known * values, jnp.any(kept != 0, axis=-1), None, reduction)

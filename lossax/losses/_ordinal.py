@@ -150,7 +150,7 @@ def corn(
     labels, known = _ranked(where, labels, logits.shape[-1] + 1, logits.dtype)
     places, above = _passed(logits, labels)
     asked = places <= labels[..., None]
-    terms = jnp.where(asked, _binary(logits, above), jnp.zeros_like(logits))
+    terms = jnp.where(asked, _binary(logits, above), 0)
     return reduce(known * jnp.sum(terms, axis=-1), where, weights, reduction)
 
 
@@ -162,15 +162,15 @@ def _softplus_difference(a: jax.Array, b: jax.Array) -> jax.Array:
 def _minus_log1mexp(gap: jax.Array) -> jax.Array:
     """-log(1 - exp(-gap)) for a positive gap."""
     small = gap < 0.6931471805599453
-    near = -jnp.log(-jnp.expm1(-jnp.where(small, gap, jnp.ones_like(gap))))
-    return jnp.where(small, near, -jnp.log1p(-jnp.exp(-jnp.where(small, jnp.ones_like(gap), gap))))
+    near = -jnp.log(-jnp.expm1(-jnp.where(small, gap, 1)))
+    return jnp.where(small, near, -jnp.log1p(-jnp.exp(-jnp.where(small, 1, gap))))
 
 
 @jax.custom_jvp
 def _interval_surprise(x: jax.Array, low: jax.Array, high: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
     """-log(sigmoid(high - x) - sigmoid(low - x)) as a sum without signs; `first` has no low and `last` no high."""
     zero = jnp.zeros_like(x)
-    gap = jnp.where(first | last, jnp.ones_like(x), high - low)
+    gap = jnp.where(first | last, 1, high - low)
     inner = jnp.where(first | last, zero, _minus_log1mexp(gap))
     above = jnp.where(last, zero, _softplus_difference(x, high))
     return above + jnp.where(first, zero, _softplus_difference(low, x)) + inner
@@ -248,7 +248,7 @@ def proportional_odds(
     ends = _of_thresholds(classes - 1, x.ndim + 1, x.dtype, thresholds=thresholds)
     places = jax.lax.broadcasted_iota(labels.dtype, (*x.shape, classes - 1), x.ndim)
     of_label = labels[..., None]
-    low = jnp.sum(jnp.where(places == of_label - 1, ends, jnp.zeros_like(ends)), axis=-1)
-    high = jnp.sum(jnp.where(places == of_label, ends, jnp.zeros_like(ends)), axis=-1)
+    low = jnp.sum(jnp.where(places == of_label - 1, ends, 0), axis=-1)
+    high = jnp.sum(jnp.where(places == of_label, ends, 0), axis=-1)
     loss = _interval_surprise(x, low, high, labels == 0, labels == classes - 1)
     return reduce(known * loss, where, weights, reduction)

@@ -49,7 +49,7 @@ def _mean_of_pairs(
     def pairs(first, second):
         lead = f(second["scores"] - first["scores"])
         ordered = first["relevances"] > second["relevances"]
-        return jnp.where(ordered, lead, jnp.zeros_like(lead)) * (first["shares"] * second["shares"])
+        return jnp.where(ordered, lead, 0) * (first["shares"] * second["shares"])
 
     total = _ranking.sum_of_pairs(pairs, {"scores": scores, "relevances": relevances, "shares": shares}, tile)
     mean = divide(total, _weight_of_pairs(relevances, shares))
@@ -169,7 +169,7 @@ def _excess_of_pairs(
     def apart(digit, scores, shares, margin):
         lower = (lax.shift_right_logical(number, digit) & 1) == 1
         block = lax.shift_right_logical(number, digit + 1)
-        high, low = _double.add(scores, jnp.where(lower, margin, jnp.zeros_like(margin)))
+        high, low = _double.add(scores, jnp.where(lower, margin, 0))
         keys = (block, *lax.stop_gradient((-high, -low)), lower.astype(jnp.int32))
         block, *_, order = lax.sort((*keys, index), num_keys=4)
         begins = jnp.concatenate([jnp.ones_like(new[..., :1]), block[..., 1:] != block[..., :-1]], axis=-1)
@@ -295,8 +295,8 @@ def pairwise_squared_error(
     kept = unit_weights(predictions.shape, where, weights, dtype=predictions.dtype)
     shares = _shares(kept)
     errors = predictions - targets
-    some = jnp.sum(jnp.where(_first(kept), errors, jnp.zeros_like(errors)), axis=-1, keepdims=True)
-    away = jnp.where(kept > 0, errors - lax.stop_gradient(some), jnp.zeros_like(errors))
+    some = jnp.sum(jnp.where(_first(kept), errors, 0), axis=-1, keepdims=True)
+    away = jnp.where(kept > 0, errors - lax.stop_gradient(some), 0)
     spread = away - jnp.sum(shares * away, axis=-1, keepdims=True)
     return reduce(2.0 * jnp.sum(shares * spread * spread, axis=-1), jnp.any(kept != 0, axis=-1), None, reduction)
 

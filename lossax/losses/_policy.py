@@ -54,7 +54,7 @@ def _within(gap: jax.Array, low: jax.Array, high: jax.Array) -> tuple[jax.Array,
 
 def _finite(gap: jax.Array) -> jax.Array:
     """0 where the policy has ruled a token out: whatever it is multiplied by has vanished."""
-    return jnp.where(jnp.isinf(gap), jnp.zeros_like(gap), gap)
+    return jnp.where(jnp.isinf(gap), 0, gap)
 
 
 def policy_gradient(
@@ -194,12 +194,12 @@ def policy_gradient(
 
     low, high = (jnp.zeros_like(gain) + x for x in (1.0 - least, 1.0 + most))
     if clipping == "objective":
-        low, high = jnp.where(gain < 0, low, jnp.zeros_like(low)), jnp.where(gain > 0, high, ceiling)
+        low, high = jnp.where(gain < 0, low, 0), jnp.where(gain > 0, high, ceiling)
     gap, rest = difference(log_probs, old)
     if ratio == "geometric":
         inside, bound = _within(gap, low, high)
-        gap = jnp.where(inside, gap, jnp.log(jnp.where(inside, jnp.ones_like(bound), bound)))
-        rest = jnp.where(inside, rest, jnp.zeros_like(rest))
+        gap = jnp.where(inside, gap, jnp.log(jnp.where(inside, 1, bound)))
+        rest = jnp.where(inside, rest, 0)
         low, high = jnp.zeros_like(low), jnp.full_like(high, jnp.inf)
     level = "sequence" if ratio == "sequence_token" or ratio == "geometric" else ratio
     own = _finite(gap) - lax.stop_gradient(_finite(gap))
@@ -215,7 +215,7 @@ def policy_gradient(
     else:
         inside, bound = _within(gap, low, high)
         inside = inside & (gain != 0)
-        free = times(gain, jnp.where(inside, gap, jnp.zeros_like(gap)), rest)
+        free = times(gain, jnp.where(inside, gap, 0), rest)
         values = jnp.where(inside, free, scaled(gain, bound))
         if clipping == "weight":
             values = scaled(lax.stop_gradient(values), log_probs)

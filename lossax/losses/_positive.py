@@ -26,7 +26,7 @@ def _log_difference(a, b):
     """log(1 + a) - log(1 + b)."""
     high, low = jnp.maximum(a, b), jnp.minimum(a, b)
     far = 1e-30 * (high - low) > 1.0 + low
-    near = jnp.log1p(jnp.where(far, jnp.zeros_like(high), high - low) / (1.0 + low))
+    near = jnp.log1p(jnp.where(far, 0, high - low) / (1.0 + low))
     return jnp.sign(a - b) * jnp.where(far, jnp.log1p(high) - jnp.log1p(low), near)
 
 
@@ -88,12 +88,12 @@ def squared_log_error(
 
 
 def _nonzero(x):
-    return jnp.where(x == 0, jnp.ones_like(x), x)
+    return jnp.where(x == 0, 1, x)
 
 
 def _rate_slope(rates, targets):
     """1 - targets / rates, and 1 where nothing happened at any rate."""
-    return jnp.where(targets == 0, jnp.ones_like(rates), (rates - targets) / rates)
+    return jnp.where(targets == 0, 1, (rates - targets) / rates)
 
 
 @with_slopes(lambda rates, targets: (_rate_slope(rates, targets), -jnp.log(_nonzero(rates))))
@@ -112,13 +112,13 @@ def _full_poisson(rates, log_rates, targets):
     target itself as a rate, and what even the best rate costs.
     """
     many = targets >= 1.0
-    count = jnp.where(many, targets, jnp.ones_like(targets))
+    count = jnp.where(many, targets, 1)
     near = many & (rates >= 0.5 * count) & (rates <= 2.0 * count)
-    gap = jnp.where(near, rates - count, jnp.zeros_like(rates)) / count
+    gap = jnp.where(near, rates - count, 0) / count
     far = (rates - count) + count * log_ratio(count, rates, log_rates)
     cost = jnp.where(near, count * x_minus_log1p(gap), far)
     best = stirling_rest(count) + 0.5 * (jnp.log(count) + math.log(2.0 * math.pi))
-    few = jnp.where(many, jnp.zeros_like(targets), targets)
+    few = jnp.where(many, 0, targets)
     return jnp.where(many, cost + best, rates - scaled(few, log_rates) + log_factorial(few))
 
 
@@ -126,14 +126,14 @@ def _full_target_slope(rates, log_rates, targets):
     """digamma(targets + 1) - log rates, the digamma being log(targets + 1/2) and a little."""
     gap = (targets - rates) + 0.5
     near = (rates > 0) & (jnp.abs(gap) <= 0.5 * rates)
-    close = jnp.log1p(jnp.where(near, gap, jnp.zeros_like(gap)) / jnp.where(near, rates, jnp.ones_like(rates)))
+    close = jnp.log1p(jnp.where(near, gap, 0) / jnp.where(near, rates, 1))
     return jnp.where(near, close, log_ratio(targets + 0.5, rates, log_rates)) + digamma_rest(targets)
 
 
 def _full_slopes(rates, targets):
     # At a rate of 0 the derivative by the target is infinite: 0, as for a square root.
     by_targets = _full_target_slope(rates, jnp.log(rates), targets)
-    return _rate_slope(rates, targets), jnp.where(rates == 0, jnp.zeros_like(rates), by_targets)
+    return _rate_slope(rates, targets), jnp.where(rates == 0, 0, by_targets)
 
 
 @with_slopes(_full_slopes)
@@ -144,7 +144,7 @@ def _full_poisson_of_rates(rates, targets):
 def _full_log_slopes(log_rates, targets):
     rates = jnp.exp(log_rates)
     by_targets = _full_target_slope(rates, log_rates, targets)
-    return rates - targets, jnp.where(jnp.isneginf(log_rates), jnp.zeros_like(rates), by_targets)
+    return rates - targets, jnp.where(jnp.isneginf(log_rates), 0, by_targets)
 
 
 @with_slopes(_full_log_slopes)
@@ -262,7 +262,7 @@ def _gamma_deviance(predictions, targets):
     excess = (targets - predictions) / predictions
     near = (excess >= -0.5) & (excess <= 1.0)
     far = excess - log_ratio(targets, predictions)
-    return 2.0 * jnp.where(near, x_minus_log1p(jnp.where(near, excess, jnp.zeros_like(excess))), far)
+    return 2.0 * jnp.where(near, x_minus_log1p(jnp.where(near, excess, 0)), far)
 
 
 def gamma_deviance(
@@ -322,7 +322,7 @@ def _relative_expm1(y):
 def _raised(x, whole, power, share=1.0):
     """x^(whole - share * power), where that exponent itself would have to be rounded: for powers below 1."""
     below = power < 1
-    split = jnp.power(_nonzero(x), -share * jnp.where(below, power, jnp.zeros_like(power)))
+    split = jnp.power(_nonzero(x), -share * jnp.where(below, power, 0))
     for _ in range(whole):
         split = split * x
     return jnp.where(below, split, jnp.power(x, whole - share * power))
@@ -334,7 +334,7 @@ def _power_difference(a, b, whole, power):
     log = log_ratio(_nonzero(a), b)
     step = exponent * log
     near = (a > 0) & (jnp.abs(step) <= 1.0)
-    step = -absolute(jnp.where(near, step, jnp.zeros_like(step)))
+    step = -absolute(jnp.where(near, step, 0))
     first, second = _raised(a, whole, power), _raised(b, whole, power)
     direct = (first - second) / _nonzero(exponent)
     return jnp.where(near, jnp.maximum(first, second) * log * _relative_expm1(step), direct)
@@ -350,7 +350,7 @@ def _tweedie_value(predictions, targets, power):
     a, b = 1.0 - power, 2.0 - power
     log = log_ratio(_nonzero(targets), predictions)
     near = (targets > 0) & (jnp.abs(log) * jnp.maximum(jnp.abs(b), 1.0) <= 1.5)
-    step = jnp.where(near, log, jnp.zeros_like(log))
+    step = jnp.where(near, log, 0)
     series, powers, term = jnp.zeros_like(step), jnp.ones_like(b), jnp.full_like(step, 0.5)
     for k in range(3, 26):
         series = series + term * powers
@@ -358,7 +358,7 @@ def _tweedie_value(predictions, targets, power):
         term = term * step / float(k)
     close = jnp.square(scaled(step, _raised(predictions, 1, power, 0.5))) * series
     # m^a P(1), in two factors where one might overflow.
-    root = jnp.where(power < 1, jnp.ones_like(predictions), jnp.power(predictions, 0.5 * a))
+    root = jnp.where(power < 1, 1, jnp.power(predictions, 0.5 * a))
     linear = (targets - predictions) * jnp.where(power < 1, _raised(predictions, 1, power), root) * root
     first = jnp.abs(a) < 0.5
     by_first = scaled(targets, _power_difference(targets, predictions, 1, power)) - linear
@@ -372,7 +372,7 @@ def _tweedie_slopes(predictions, targets, power):
     by_predictions = 2.0 * scaled(scaled(predictions - targets, root), root)
     by_targets = 2.0 * _power_difference(targets, predictions, 1, power)
     # At a target of 0 it is infinite from power 1 on: 0, as for a square root.
-    by_targets = jnp.where((targets == 0) & (power >= 1.0), jnp.zeros_like(by_targets), by_targets)
+    by_targets = jnp.where((targets == 0) & (power >= 1.0), 0, by_targets)
     value = lambda power: _tweedie_value(predictions, targets, power)  # noqa: E731
     by_power = jax.jvp(value, (power,), (jnp.ones_like(power),))[1]
     return by_predictions, by_targets, by_power
@@ -433,7 +433,7 @@ def tweedie_deviance(
     predictions, targets, power = masked(where, predictions, targets, power, fill=1.0)
     predictions = _check.domain("positive", lambda x: x > 0, predictions=predictions)
     targets = _check.domain("nonnegative", lambda x: x >= 0, targets=targets)
-    strict = jnp.where(power < 2, jnp.ones_like(targets), targets)
+    strict = jnp.where(power < 2, 1, targets)
     strict = _check.domain("positive where power is 2 or more", lambda x: x > 0, targets=strict)
     targets = jnp.where(power < 2, targets, strict)
     return reduce(_tweedie(predictions, targets, power), where, weights, reduction)

@@ -109,7 +109,7 @@ def bradley_terry(
         _check.boolean(ties=ties)
         _check.same_shape(chosen=chosen, ties=ties)
         (even,) = masked(where, ties)
-        felt = jnp.where(even, margin, jnp.ones_like(margin))
+        felt = jnp.where(even, margin, 1)
         felt = _check.domain("positive where there are ties", lambda m: m > 0, margin=felt)
         lead = difference(chosen, rejected, zero, zero)
         tie = surprise(felt - lead) + surprise(felt + lead) - jnp.log(-jnp.expm1(-2.0 * felt))

@@ -163,11 +163,11 @@ def rrhf(
     def pairs(first, second):
         wrong = positive_part(second["scores"] - first["scores"])
         ordered = first["rewards"] > second["rewards"]
-        return jnp.where(ordered, wrong, jnp.zeros_like(wrong)) * (first["kept"] * second["kept"])
+        return jnp.where(ordered, wrong, 0) * (first["kept"] * second["kept"])
 
     ranking = _ranking.sum_of_pairs(pairs, {"scores": log_probs / n, "rewards": rewards, "kept": kept}, tile)
     top = jnp.max(jnp.where(kept > 0, rewards, -jnp.inf), axis=-1, keepdims=True, initial=-jnp.inf)
-    best = jnp.where(rewards == top, kept, jnp.zeros_like(kept))
+    best = jnp.where(rewards == top, kept, 0)
     best = divide(best, jnp.sum(best, axis=-1, keepdims=True))
     loss = ranking - nll * jnp.sum(scaled(best, log_probs), axis=-1)
     loss = jnp.where(missing, jnp.nan, loss)

@@ -20,7 +20,7 @@ def _below_above(masses: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _cumulative(logits: jax.Array) -> tuple[jax.Array, ...]:
     """Probability of each class, and of being below and above each threshold."""
     top = jnp.max(logits, axis=-1, keepdims=True)
-    gap, error = _double.add(logits, -jnp.where(jnp.isneginf(top), jnp.zeros_like(top), top))
+    gap, error = _double.add(logits, -jnp.where(jnp.isneginf(top), 0, top))
     mass = jnp.exp(gap) * (1.0 + error)
     p = divide(mass, jnp.sum(mass, axis=-1, keepdims=True))
     return p, *_below_above(p)
@@ -94,5 +94,5 @@ def squared_emd(
     (_, below, above), (target_below, target_above) = _cumulative(logits), _below_above(targets)
     gap = below * target_above - above * target_below
     exists = ~jnp.isneginf(logits) | (targets > 0)  # no way between two neighbours leads over a class that does not
-    gap = jnp.where(exists[..., :-1], gap, jnp.zeros_like(gap))
+    gap = jnp.where(exists[..., :-1], gap, 0)
     return reduce(jnp.sum(gap * gap, axis=-1), where, weights, reduction)

@@ -166,7 +166,7 @@ def huber(
 
 def _share(error, beta):
     """Slope of the rounded absolute value: error / beta in [-1, 1], or the sign for beta = 0."""
-    safe = jnp.where(beta > 0, beta, jnp.ones_like(beta))
+    safe = jnp.where(beta > 0, beta, 1)
     return jnp.where(beta > 0, jnp.clip(error, -beta, beta) / safe, jnp.sign(error))
 
 
@@ -441,8 +441,8 @@ def _percentage_error_slopes(predictions, targets, floor):
     size = jnp.maximum(jnp.abs(targets), floor)
     side = jnp.sign(predictions - targets)
     large = jnp.abs(targets) > floor
-    ratio = jnp.where(large, predictions / jnp.where(large, targets, jnp.ones_like(targets)), jnp.ones_like(targets))
-    share = jnp.where(large, jnp.zeros_like(size), jnp.abs(_half_error(predictions, targets)) / size)
+    ratio = jnp.where(large, predictions / jnp.where(large, targets, 1), 1)
+    share = jnp.where(large, 0, jnp.abs(_half_error(predictions, targets)) / size)
     return 100.0 * side / size, -100.0 * side * ratio / size, -200.0 * share / size
 
 
@@ -509,7 +509,7 @@ def _mean_size(a, b):
 def _symmetric_slopes(predictions, targets):
     size = _mean_size(predictions, targets)
     same = jnp.sign(predictions) * jnp.sign(targets) > 0
-    side = jnp.where(same, 100.0 * jnp.sign(predictions - targets), jnp.zeros_like(size))
+    side = jnp.where(same, 100.0 * jnp.sign(predictions - targets), 0)
     by_predictions = divide(side * divide(jnp.abs(targets), size), size)
     by_targets = divide(-side * divide(jnp.abs(predictions), size), size)
     return by_predictions, by_targets
@@ -849,8 +849,8 @@ def _student_t_excess(half, scales, dof):
     """log(1 + e^2 / (dof s^2)), finite where the square is not."""
     _, size = _student_t_share(half, scales, dof)
     far = size > 1e18
-    near = jnp.log1p(jnp.square(jnp.where(far, jnp.ones_like(size), size)))
-    logs = jnp.log(jnp.where(far, jnp.abs(half), jnp.ones_like(half))) - jnp.log(scales)
+    near = jnp.log1p(jnp.square(jnp.where(far, 1, size)))
+    logs = jnp.log(jnp.where(far, jnp.abs(half), 1)) - jnp.log(scales)
     return jnp.where(far, 2.0 * (logs + jnp.log(2.0 / jnp.sqrt(dof))), near)
 
 

@@ -99,7 +99,7 @@ def charbonnier(
 def _exprel(s):
     """(exp(s) - 1) / s, and 1 at 0."""
     tiny = jnp.abs(s) < 1e-9
-    safe = jnp.where(tiny, jnp.ones_like(s), s)
+    safe = jnp.where(tiny, 1, s)
     return jnp.where(tiny, 1.0 + 0.5 * s, jnp.expm1(safe) / safe)
 
 
@@ -116,9 +116,9 @@ def _barron_parts(half, alpha, scale):
     shrunk = jnp.clip(2.0**-10 * half / scale, -largest, largest)
     one, endless = jnp.ones_like(shrunk), jnp.isinf(alpha)
     side = jnp.where(endless, jnp.sign(alpha), jnp.sign(alpha - 2.0))
-    alpha = jnp.where(endless, jnp.zeros_like(alpha), alpha)
-    b = jnp.where(endless, jnp.ones_like(alpha), jnp.abs(alpha - 2.0))
-    safe = jnp.where(b > 0, b, jnp.ones_like(b))
+    alpha = jnp.where(endless, 0, alpha)
+    b = jnp.where(endless, 1, jnp.abs(alpha - 2.0))
+    safe = jnp.where(b > 0, b, 1)
     ratio = jnp.where(endless, side, alpha / safe)
     distance = jnp.clip(jnp.abs(shrunk) / jnp.sqrt(safe), 0.0, largest)
     far = (distance > 1e6) & ~endless
@@ -134,7 +134,7 @@ def _barron_parts(half, alpha, scale):
     # (1 + x)^k with the rounding errors of 1 + x and k put back; for a k so large that this is not enough, exp.
     moderate = (b < 64.0) & ~endless
     less, less_rest = _double.add(_held(-2.0, alpha), alpha)
-    k = jnp.where(moderate, 0.25 * less, jnp.zeros_like(alpha))
+    k = jnp.where(moderate, 0.25 * less, 0)
     total, total_rest = _double.add(_held(1.0, x), x)
     factor = jnp.exp2(22.0 * jnp.where(far, k, 0.0 * one))
     root = jnp.where(far, distance, total) ** jnp.where(far, 2.0 * k, k)
@@ -176,8 +176,8 @@ def _barron_by_alpha(half, alpha, scale):
     alpha = jnp.where(alpha == 2, jnp.asarray(2.0 - float(jnp.finfo(half.dtype).eps), alpha.dtype), alpha)
     b, _, s, grown, root, pull = _barron_parts(half, alpha, scale)
     endless = jnp.isinf(alpha)
-    alpha = jnp.where(endless, jnp.ones_like(alpha), alpha)
-    log = jnp.where(endless, jnp.zeros_like(grown), grown / b)
+    alpha = jnp.where(endless, 1, alpha)
+    log = jnp.where(endless, 0, grown / b)
     side = jnp.sign(alpha - 2.0)
     zero, one = jnp.zeros_like(s), jnp.ones_like(s)
     middle, short = jnp.abs(s) <= 4, log < 2
@@ -191,7 +191,7 @@ def _barron_by_alpha(half, alpha, scale):
     tail = _exprel(jnp.clip(0.5 * side * grown, -1e3, highest))
     middle_value = 0.25 * grown * jnp.where(short, jnp.square(short_log) * by_series, by_line + tail)
 
-    half_alpha = 0.5 * jnp.where(alpha == 0, jnp.ones_like(alpha), alpha)
+    half_alpha = 0.5 * jnp.where(alpha == 0, 1, alpha)
     inverse = 1.0 / half_alpha
     s_far = jnp.clip(jnp.where(middle, 4.0 * one, s), -1e3, highest)
     kappa = jnp.where(short, _kappa(short_log), surprise_excess(log) / jnp.square(jnp.where(short, one, log)))
@@ -362,7 +362,7 @@ def _chebyshev(u, coefficients):
 
 @with_slopes(lambda b: (1.0 + jnp.log(jnp.maximum(b, float(jnp.finfo(b.dtype).eps))),))
 def _b_log_b(b):
-    return b * jnp.log(jnp.where(b > 0, b, jnp.ones_like(b)))
+    return b * jnp.log(jnp.where(b > 0, b, 1))
 
 
 def _log_partition(alpha):
@@ -450,14 +450,14 @@ def _outside(half, c):
     """Whether the error is c or more, and c / e where it is."""
     side = 0.5 * c
     far = jnp.abs(half) >= side
-    return far, jnp.where(far, side / jnp.where(far, half, jnp.ones_like(half)), jnp.ones_like(half))
+    return far, jnp.where(far, side / jnp.where(far, half, 1), 1)
 
 
 @with_slopes(lambda x: (x / (1.0 + x) / (1.0 + x),))
 def _log1p_excess(x):
     """log(1 + x) - x / (1 + x) for x >= 0, which is about x^2 / 2."""
     small = x < 1
-    near, far = jnp.where(small, x, jnp.zeros_like(x)), jnp.where(small, jnp.ones_like(x), x)
+    near, far = jnp.where(small, x, 0), jnp.where(small, 1, x)
     return jnp.where(small, x_minus_log1p(-near / (1.0 + near)), jnp.log1p(far) - far / (1.0 + far))
 
 
@@ -480,7 +480,7 @@ def _cauchy(half, c):
     inside, x = _inside(half, c)
     far, ratio = _outside(half, c)
     tiny = x < 1e-30
-    share = jnp.where(tiny, jnp.ones_like(x), jnp.log1p(x) / jnp.where(tiny, jnp.ones_like(x), x))
+    share = jnp.where(tiny, 1, jnp.log1p(x) / jnp.where(tiny, 1, x))
     grown = _log_growth(half, c, jnp.square(ratio))
     return jnp.where(far, 0.5 * c * (c * grown), 2.0 * inside * (inside * share))
 
@@ -607,7 +607,7 @@ def _ratio_squared(half, c):
 def _welsch_slopes(half, c):
     x = _ratio_squared(half, c)
     small = x < 1
-    near, far = jnp.where(small, x, jnp.zeros_like(x)), jnp.where(small, jnp.ones_like(x), x)
+    near, far = jnp.where(small, x, 0), jnp.where(small, 1, x)
     excess = jnp.where(small, jnp.exp(-near) * (jnp.square(near) * _kappa(-near)), 1.0 - jnp.exp(-far) * (1.0 + far))
     return 4.0 * (half * jnp.exp(-x)), c * excess
 
@@ -737,7 +737,7 @@ def tukey(
 def _split(error, width):
     """The part of an absolute error up to `width`, and the part beyond; at `width` itself the latter grows."""
     inside = error < width
-    return jnp.where(inside, error, width), jnp.where(inside, jnp.zeros_like(error), error - width)
+    return jnp.where(inside, error, width), jnp.where(inside, 0, error - width)
 
 
 def wing(

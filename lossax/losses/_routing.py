@@ -91,7 +91,7 @@ def load_balance(
     shares = divide(loads, jnp.sum(loads, axis=-1, keepdims=True))[..., None, :]
     # Counted from the share of the likeliest expert, the rest keep their digits where a token is nearly sure.
     best = one_hot(jnp.argmax(logits, axis=-1), logits)
-    own_share = jnp.sum(jnp.where(best, shares, jnp.zeros_like(logits)), axis=-1)
+    own_share = jnp.sum(jnp.where(best, shares, 0), axis=-1)
     probabilities, _ = softmax_pair(logits)
     each = own_share + jnp.sum(probabilities * (shares - own_share[..., None]), axis=-1)
     number = jnp.sum(kept, axis=-1)

@@ -24,7 +24,7 @@ def _cast(directions: jax.Array, points: jax.Array, **weights: Any) -> tuple[jax
         _check.real(**weights)
         _check.broadcasts_to(points.shape[:-1], **weights)
         given = unit_weights(points.shape[:-1], None, given, dtype=points.dtype)
-        points = jnp.where((given == 0)[..., None], jnp.zeros_like(points), points)
+        points = jnp.where((given == 0)[..., None], 0, points)
         given = jnp.expand_dims(given, -2)
     return jnp.einsum("kd,...nd->...kn", directions, points, precision=lax.Precision.HIGHEST), given
 

@@ -21,7 +21,7 @@ def _standardized(half, scales):
     Far away the ratio is not formed: it may overflow, and infinity times 0 is no derivative.
     """
     near = jnp.abs(half) < 20.0 * scales
-    ratio = quotient(jnp.where(near, half, jnp.zeros_like(half)), jnp.where(near, scales, jnp.ones_like(scales)))
+    ratio = quotient(jnp.where(near, half, 0), jnp.where(near, scales, 1))
     return near, 2.0 * ratio
 
 

@@ -33,7 +33,7 @@ def _log_share(part, rest):
     """Log((part + rest) / rest); a rest below the smallest normal number is taken for it."""
     rest = _floored(rest)
     near = part < rest
-    close = jnp.log1p(divide(jnp.where(near, part, jnp.zeros_like(part)), rest))
+    close = jnp.log1p(divide(jnp.where(near, part, 0), rest))
     return jnp.where(near, close, jnp.log(part + rest) - jnp.log(rest))
 
 
@@ -450,12 +450,12 @@ def generalized_dice(
     present = mass != 0
     # Weights relative to the rarest class, which cancel but for the smoothing: 1 / T^2 itself may overflow.
     rarest = jnp.min(jnp.where(present, mass, jnp.inf), axis=-1, keepdims=True)
-    rarest = lax.stop_gradient(jnp.where(jnp.isfinite(rarest), rarest, jnp.ones_like(rarest)))
+    rarest = lax.stop_gradient(jnp.where(jnp.isfinite(rarest), rarest, 1))
     weight = (rarest / jnp.where(present, mass, rarest)) ** power
-    largest = jnp.max(jnp.where(present, weight, jnp.zeros_like(weight)), axis=-1, keepdims=True)
-    largest = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+    largest = jnp.max(jnp.where(present, weight, 0), axis=-1, keepdims=True)
+    largest = jnp.where(largest > 0, largest, 1)
     weight = jnp.where(present, weight, largest)
-    weight = jnp.where(counts, weight, jnp.zeros_like(weight))
+    weight = jnp.where(counts, weight, 0)
     hit, wrong = jnp.sum(2.0 * weight * hit, axis=-1), jnp.sum(weight * (over + under), axis=-1)
     hit, above, below = masked(None, hit, smooth_numerator, smooth_denominator)
     scale = rarest[..., 0] ** power

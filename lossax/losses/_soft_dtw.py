@@ -24,20 +24,20 @@ from lossax._types import Reduction
 def _step(cost: jax.Array, high: jax.Array, low: jax.Array, gamma: jax.Array) -> tuple[jax.Array, jax.Array]:
     """cost - gamma log sum exp(-previous / gamma) over the three `[3, n]` that a cell can be reached from."""
     best = jnp.min(high, axis=0, keepdims=True)
-    best = jnp.where(jnp.isfinite(best), best, jnp.zeros_like(best))
+    best = jnp.where(jnp.isfinite(best), best, 0)
     rest = jnp.min(jnp.where(high == best, low, jnp.inf), axis=0, keepdims=True)
-    rest = jnp.where(jnp.isfinite(rest), rest, jnp.zeros_like(rest))
+    rest = jnp.where(jnp.isfinite(rest), rest, 0)
     gap = (high - best) + (low - rest)
     # Where gamma is all but 0 the best alone counts. No derivative is to see infinity over gamma.
     blurred = gamma >= float(jnp.finfo(gamma.dtype).tiny) ** 0.5
     soft = blurred & (gap < 800.0 * gamma)
-    ratio = quotient(jnp.where(soft, gap, jnp.zeros_like(gap)), jnp.where(blurred, gamma, jnp.ones_like(gamma)))
-    mass = jnp.where(soft | (gap <= 0), jnp.exp(-ratio), jnp.zeros_like(gap))
+    ratio = quotient(jnp.where(soft, gap, 0), jnp.where(blurred, gamma, 1))
+    mass = jnp.where(soft | (gap <= 0), jnp.exp(-ratio), 0)
     total = mass[0] + (mass[1] + mass[2])  # in an order that is the same for a pair of sequences either way round
-    spread = gamma * jnp.log(jnp.where(total > 0, total, jnp.ones_like(total)))
+    spread = gamma * jnp.log(jnp.where(total > 0, total, 1))
     first, error = _double.add(cost, best[0])
     first, error = _double.add(first, error + (rest[0] - spread))
-    return jnp.where(total > 0, first, jnp.inf), jnp.where(total > 0, error, jnp.zeros_like(error))
+    return jnp.where(total > 0, first, jnp.inf), jnp.where(total > 0, error, 0)
 
 
 def _filled(x: jax.Array, value: float) -> jax.Array:
@@ -66,12 +66,12 @@ def _aligned(costs: jax.Array, rows: jax.Array, columns: jax.Array, gamma: jax.A
     def step(state, this):
         (high, low), (high_before, low_before), found = state
         costs, diagonal = this
-        begin = jnp.where(diagonal == 0, jnp.zeros_like(far[0]), far[0])
+        begin = jnp.where(diagonal == 0, 0, far[0])
         high_from = jnp.stack([_fronted(begin, high_before), _fronted(far[0], high), high])
         low_from = jnp.stack([_fronted(zero[0], low_before), _fronted(zero[0], low), low])
         new = _step(costs, high_from, low_from, gamma)
         end = (place == rows - 1) & (diagonal == rows + columns - 2) & (columns > 0)
-        found = tuple(a + jnp.sum(jnp.where(end, b, jnp.zeros_like(b))) for a, b in zip(found, new, strict=True))
+        found = tuple(a + jnp.sum(jnp.where(end, b, 0)) for a, b in zip(found, new, strict=True))
         return (new, (high, low), found), None
 
     nothing = (far, zero)
@@ -116,7 +116,7 @@ def _apart(x: jax.Array, y: jax.Array, of_x: jax.Array, of_y: jax.Array, gamma: 
     high, low = jax.vmap(lambda x, y, of_x, of_y: _warped(x, y, of_x, of_y, gamma, squared))(*stacked)
     high = 0.5 * high
     raw = ((high[0] - high[1]) + (high[0] - high[2])) + (low[0] - 0.5 * low[1] - 0.5 * low[2])
-    raw = jnp.where(jnp.any(of_x) & jnp.any(of_y), raw, jnp.zeros_like(raw))
+    raw = jnp.where(jnp.any(of_x) & jnp.any(of_y), raw, 0)
     return jnp.where(raw < 0, raw - lax.stop_gradient(raw), raw)
 
 

@@ -26,13 +26,13 @@ def _odds(logits: jax.Array, inside: jax.Array, outside: jax.Array) -> tuple[jax
     other = lax.stop_gradient(jnp.max(b, axis=-1, keepdims=True))
     # A side without classes is counted from the other one, or from 0.
     top, other = jnp.where(jnp.isneginf(top), other, top), jnp.where(jnp.isneginf(other), top, other)
-    top, other = (jnp.where(jnp.isneginf(x), jnp.zeros_like(x), x) for x in (top, other))
+    top, other = (jnp.where(jnp.isneginf(x), 0, x) for x in (top, other))
     mass, rest = jnp.exp(a - top), jnp.exp(b - other)
     total, left = jnp.sum(mass, axis=-1, keepdims=True), jnp.sum(rest, axis=-1, keepdims=True)
     gap, error = _double.add(other, -top)
     near = gap < 60.0
-    ratio = left / jnp.where(total > 0, total, jnp.ones_like(total))
-    odds = jnp.exp(jnp.where(near, gap, jnp.zeros_like(gap))) * (1.0 + error) * ratio
+    ratio = left / jnp.where(total > 0, total, 1)
+    odds = jnp.exp(jnp.where(near, gap, 0)) * (1.0 + error) * ratio
     return mass, total, rest, left, ratio, gap, odds, near
 
 
@@ -40,9 +40,7 @@ def _odds(logits: jax.Array, inside: jax.Array, outside: jax.Array) -> tuple[jax
 def _subset_surprise(logits: jax.Array, inside: jax.Array, outside: jax.Array) -> jax.Array:
     """-log of the share of the classes inside in those inside and outside, with all its digits also when near 0."""
     _, total, _, left, ratio, gap, odds, near = _odds(logits, inside, outside)
-    far = jnp.where(near, jnp.ones_like(gap), gap) + jnp.log(
-        jnp.where(near, jnp.ones_like(ratio), ratio + jnp.exp(-gap))
-    )
+    far = jnp.where(near, 1, gap) + jnp.log(jnp.where(near, 1, ratio + jnp.exp(-gap)))
     value = jnp.where(near, jnp.log1p(odds), far)
     return jnp.where((total == 0) & (left > 0), jnp.inf * jnp.ones_like(value), value)[..., 0]
 
@@ -50,7 +48,7 @@ def _subset_surprise(logits: jax.Array, inside: jax.Array, outside: jax.Array) -
 @_subset_surprise.defjvp
 def _(primals, tangents):
     mass, total, rest, left, _, _, odds, near = _odds(*primals)
-    miss = jnp.where(near & (total > 0), odds / (1.0 + odds), jnp.ones_like(odds))
+    miss = jnp.where(near & (total > 0), odds / (1.0 + odds), 1)
     slope = miss * (_numerics.divide(rest, left) - _numerics.divide(mass, total))
     return _subset_surprise(*primals), jnp.sum(slope * tangents[0], axis=-1)
 
@@ -132,7 +130,7 @@ def hierarchical_cross_entropy(
         inside = leaf
         if depth < groups.shape[0]:
             group = groups[depth].reshape((1,) * labels.ndim + (-1,))
-            of_label = jnp.where(leaf, group, jnp.zeros_like(group))
+            of_label = jnp.where(leaf, group, 0)
             inside = group == jnp.sum(of_label, axis=-1, keepdims=True, dtype=group.dtype)
         loss = loss + jnp.exp(-alpha * depth) * _subset_surprise(logits, inside, among & ~inside)
         among = inside
@@ -293,7 +291,7 @@ def _shares(alpha: jax.Array) -> tuple[jax.Array, ...]:
     total = jnp.sum(alpha, axis=-1, keepdims=True)
     p = alpha / total
     best = _numerics.one_hot(jnp.argmax(alpha, axis=-1), alpha)
-    others = jnp.where(best, jnp.zeros_like(p), p)
+    others = jnp.where(best, 0, p)
     rest = jnp.where(best, jnp.sum(others, axis=-1, keepdims=True), 1.0 - p)
     return total, p, rest, best, jnp.sum(others * others, axis=-1, keepdims=True)
 
@@ -310,9 +308,9 @@ def _squared_risk(alpha: jax.Array, leaf: jax.Array) -> jax.Array:
 def _(primals, tangents):
     alpha, leaf = primals
     total, p, rest, best, squares = _shares(alpha)
-    largest = jnp.sum(jnp.where(best, p, jnp.zeros_like(p)), axis=-1, keepdims=True)
-    missing = jnp.sum(jnp.where(best, rest, jnp.zeros_like(p)), axis=-1, keepdims=True)
-    of_label = jnp.sum(jnp.where(leaf, p, jnp.zeros_like(p)), axis=-1, keepdims=True)
+    largest = jnp.sum(jnp.where(best, p, 0), axis=-1, keepdims=True)
+    missing = jnp.sum(jnp.where(best, rest, 0), axis=-1, keepdims=True)
+    of_label = jnp.sum(jnp.where(leaf, p, 0), axis=-1, keepdims=True)
     right = jnp.any(leaf & best, axis=-1, keepdims=True)
     # p less the sum of all squares, of which that of the largest share cancels where it is sure.
     centred = jnp.where(best, largest * missing, p - largest * largest) - squares
@@ -416,11 +414,11 @@ def evidential_dirichlet(
     evidence = _check.domain("nonnegative", lambda e: e >= 0, evidence=evidence)
     _, pull = masked(None, evidence, kl_weight)
     leaf = _numerics.one_hot(labels, evidence)
-    wrong = jnp.where(leaf, jnp.zeros_like(evidence), evidence)
+    wrong = jnp.where(leaf, 0, evidence)
     if form == "squared":
         loss = _squared_risk(1.0 + evidence, leaf)
     else:
-        of_label = 1.0 + jnp.sum(jnp.where(leaf, evidence, jnp.zeros_like(evidence)), axis=-1)
+        of_label = 1.0 + jnp.sum(jnp.where(leaf, evidence, 0), axis=-1)
         rise = jnp.sum(wrong, axis=-1) + (evidence.shape[-1] - 1.0)
         loss = _digamma_rise(of_label, rise) if form == "digamma" else _log_rise(of_label, rise)
     if not _hyper.is_zero(kl_weight):

@@ -178,7 +178,7 @@ def _skeleton(x: jax.Array, exists: jax.Array, axes: tuple[int, ...], iterations
     """What erosions of growing size leave of a map in [0, 1] and openings do not give back."""
 
     def erode(x):
-        x = jnp.where(exists, x, jnp.ones_like(x))
+        x = jnp.where(exists, x, 1)
         least = x
         for axis in axes:
             before, after = _neighbours(x, axis)
@@ -186,7 +186,7 @@ def _skeleton(x: jax.Array, exists: jax.Array, axes: tuple[int, ...], iterations
         return least
 
     def dilate(x):
-        x = jnp.where(exists, x, jnp.zeros_like(x))
+        x = jnp.where(exists, x, 0)
         for axis in axes:
             before, after = _neighbours(x, axis)
             x = jnp.maximum(x, jnp.maximum(before, after))

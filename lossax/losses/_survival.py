@@ -77,7 +77,7 @@ def cox_partial_likelihood(
         times = _check.domain("numbers", lambda t: t == t, times=times)
     kept = unit_weights(log_hazards.shape, where, weights, dtype=log_hazards.dtype)
     events, times = jnp.asarray(events), lax.stop_gradient(times)
-    total = jnp.sum(jnp.where(events, kept, jnp.zeros_like(kept)), axis=-1, keepdims=True)
+    total = jnp.sum(jnp.where(events, kept, 0), axis=-1, keepdims=True)
     values = _choices.negative_log_likelihood(log_hazards, times, events, kept, efron=ties == "efron", total=total)
     values = jnp.where(jnp.any(times != times, axis=-1), jnp.nan, values)
     return reduce(values, jnp.sum(kept, axis=-1) > 0, None, reduction)

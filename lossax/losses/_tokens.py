@@ -24,7 +24,7 @@ def _denials(logits: jax.Array) -> jax.Array:
     lead = (own - top) - remainder
     sure = (lead + label_surprise(logits, best))[..., None]
     likely = p > 0.5  # the best alone
-    return jnp.where(likely, sure, -jnp.log1p(-jnp.where(likely, jnp.zeros_like(p), p)))
+    return jnp.where(likely, sure, -jnp.log1p(-jnp.where(likely, 0, p)))
 
 
 def unlikelihood(
@@ -76,7 +76,7 @@ def unlikelihood(
     logits, negatives = masked(where, logits, negatives, event=1)
     negatives = _check.domain("nonnegative", lambda n: n >= 0, negatives=negatives)
     costs = _denials(logits)
-    costs = jnp.where((negatives == 0) & jnp.isinf(costs), jnp.zeros_like(costs), costs)
+    costs = jnp.where((negatives == 0) & jnp.isinf(costs), 0, costs)
     return reduce(jnp.sum(negatives * costs, axis=-1), where, weights, reduction)
 
 
@@ -122,5 +122,5 @@ def router_z(
     best, top = _best(logits)
     exists = ~jnp.isneginf(top)
     # The best is left out of the sum and added again: next to 1 the others would lose their digits.
-    total = jnp.where(exists, top, jnp.zeros_like(top)) + label_surprise(logits, best)
-    return reduce(jnp.square(jnp.where(exists, total, jnp.zeros_like(total))), where, weights, reduction)
+    total = jnp.where(exists, top, 0) + label_surprise(logits, best)
+    return reduce(jnp.square(jnp.where(exists, total, 0)), where, weights, reduction)

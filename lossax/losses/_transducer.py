@@ -74,7 +74,7 @@ def _lattice(blank: Pair, label: Pair, frames: jax.Array, count: jax.Array) -> _
     place = lax.broadcasted_iota(count.dtype, blank[0].shape, blank[0].ndim - 1)
     frames = frames[..., None]
     one, zero = (1.0, 0.0), (1.0, _exponents.lowest(blank[0].dtype))
-    blank = jnp.where(frames, blank[0], jnp.ones_like(blank[0])), jnp.where(frames, blank[1], jnp.zeros_like(blank[1]))
+    blank = jnp.where(frames, blank[0], 1), jnp.where(frames, blank[1], 0)
     label = _exponents.where(frames & (place < count[..., None, None]), label)
     ends = lax.broadcasted_iota(count.dtype, (*count.shape, blank[0].shape[-1]), count.ndim) == count[..., None]
 
@@ -95,7 +95,7 @@ def _forward(lattice: _Lattice, visit: Callable[[Pair], Any]) -> tuple[Pair, Any
     first = lax.broadcasted_iota(jnp.int32, lattice.end.shape, 0) == jnp.zeros_like(lattice.end, jnp.int32)
     start = (_exponents.one(first, lattice.blank[0].dtype),)
     (last,), seen = _exponents.scan(step, start, (lattice.blank, lattice.label))
-    mantissa, exponent = (jnp.sum(jnp.where(lattice.end, x, jnp.zeros_like(x)), axis=0) for x in last)
+    mantissa, exponent = (jnp.sum(jnp.where(lattice.end, x, 0), axis=0) for x in last)
     return (mantissa, exponent), seen
 
 
@@ -176,8 +176,8 @@ def _missing(
     sum over all symbols that do not belong there: where it is small, a difference from 1 would have no digits.
     """
     is_blank, is_label = _which(logits, labels, count, blank)
-    others = jnp.where(is_blank | is_label, jnp.zeros_like(logits), _numerics.softmax(logits))
-    lost = jnp.sum(jnp.where(frames[..., None, None], others, jnp.zeros_like(others)), axis=-1)
+    others = jnp.where(is_blank | is_label, 0, _numerics.softmax(logits))
+    lost = jnp.sum(jnp.where(frames[..., None, None], others, 0), axis=-1)
 
     def step(rest, arcs):
         blank, label, lost = arcs

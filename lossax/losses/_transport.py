@@ -46,8 +46,8 @@ def _potentials(
 
     def relative(potential, weights):
         some = weights > 0
-        log = jnp.log(jnp.where(some, weights, jnp.ones_like(weights)))
-        return jnp.where(some & jnp.isfinite(potential), potential - epsilon * log, jnp.zeros_like(potential))
+        log = jnp.log(jnp.where(some, weights, 1))
+        return jnp.where(some & jnp.isfinite(potential), potential - epsilon * log, 0)
 
     sides = ((of_x, of_y), (of_x, of_x), (of_y, of_y))
     pairs = zip(found.potentials, sides, strict=True)
@@ -136,7 +136,7 @@ def sinkhorn_divergence(
         strength = epsilon
         if relative:
             mean = lax.stop_gradient(jnp.sum(of_x[:, None] * of_y[None, :] * costs))
-            strength = epsilon * jnp.where(mean > 0, mean, jnp.ones_like(mean))
+            strength = epsilon * jnp.where(mean > 0, mean, 1)
         fixed = lax.stop_gradient((x, y, of_x, of_y, strength))
         between, own, others = lax.stop_gradient(_potentials(*fixed, threshold=threshold, max_iterations=iterations))
         value = _dual(*between, costs, of_x, of_y, strength)

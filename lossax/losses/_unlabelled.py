@@ -118,4 +118,4 @@ def non_negative_pu(
     slope = jnp.where(back, -gamma * negative, positive + negative)
     values = _with_slope_of(slope, value)
     counts = jnp.sum(kept, axis=-1) > 0
-    return reduce(jnp.where(counts, values, jnp.zeros_like(values)), counts, None, reduction)
+    return reduce(jnp.where(counts, values, 0), counts, None, reduction)

@@ -85,13 +85,13 @@ def policy_statistics(
     # In units of the largest ratio, whose square would overflow.
     top = _devices.largest(jnp.max(jnp.where(kept > 0, gap, -jnp.inf), initial=-jnp.inf), axis_name)
     some = ~jnp.isneginf(top)
-    top = jnp.where(some, top, jnp.zeros_like(top))
+    top = jnp.where(some, top, 0)
     share = jnp.exp(gap - top)
     size = divide(total(kept * share) ** 2, total(kept) * total(kept * share * share))
     ratios = jnp.exp(gap) * (1.0 + rest)
     return {
         "ratio_mean": mean(ratios),
-        "ratio_max": jnp.where(some, jnp.exp(top), jnp.zeros_like(top)),
+        "ratio_max": jnp.where(some, jnp.exp(top), 0),
         "clipped_low": mean(((gain < 0) & (gap <= jnp.log1p(-low))).astype(gap.dtype)),
         "clipped_high": mean(((gain > 0) & (gap >= jnp.log1p(high))).astype(gap.dtype)),
         "kl": mean(_importance.excess(gap)),

@@ -83,7 +83,7 @@ def virtual_adversarial(
         _check.boolean(where=where)
         _check.broadcasts_to(inputs.shape[:1], where=where)
         keep = jnp.broadcast_to(where, inputs.shape[:1]).reshape(-1, *[1] * (inputs.ndim - 1))
-        inputs = jnp.where(keep, inputs, jnp.zeros_like(inputs))
+        inputs = jnp.where(keep, inputs, 0)
 
     def logits(moved: jax.Array) -> jax.Array:
         rows = apply(moved.astype(inputs.dtype))

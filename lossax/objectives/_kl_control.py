@@ -66,7 +66,7 @@ def kl_control(
         _check.real(kl=kl)
         aim, strength, most = (jnp.asarray(_hyper.at(state.step, x), jnp.float32) for x in (target, gain, bound))
         error = jnp.clip(jax.lax.stop_gradient(jnp.asarray(kl)).astype(jnp.float32) / aim - 1.0, -most, most)
-        error = jnp.where(jnp.isnan(error), jnp.zeros_like(error), error)
+        error = jnp.where(jnp.isnan(error), 0, error)
         new = state.weight * (1.0 + strength * error)
         return new, KlControlState(_tree.increment(state.step), new)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lossax import _check, _hyper, _numerics, _tree
+from lossax import _check, _hyper, _tree
 from lossax._assemble import assemble
 from lossax._types import Hyperparameter, Mask, PyTree
 
@@ -76,7 +76,11 @@ def scale_by_adamax(
 
         scalars = (1.0 - _hyper.at(state.step, b2), _hyper.at(state.step, eps))
         nu = _tree.map(largest, state.nu, updates, scalars=scalars)
-        directions = _tree.map(lambda _, m, v, mass: _numerics.divide(m / mass, v), updates, mu, nu, scalars=(mu_mass,))
+
+        def direction(_, m, v, mass):
+            return (m / mass) / jnp.maximum(v, jnp.finfo(v.dtype).tiny)
+
+        directions = _tree.map(direction, updates, mu, nu, scalars=(mu_mass,))
         mu = _tree.cast_like(mu, state.mu)
         return _tree.cast_like(directions, updates), AdamaxState(_tree.increment(state.step), mu, nu, mu_mass)
 

@@ -84,7 +84,7 @@ def scale_by_adan(
         decay1, decay2, decay3 = (_hyper.at(state.step, value) for value in (b1, b2, b3))
         ahead = decay2 if extrapolation is None else _hyper.at(state.step, extrapolation)
         first = state.step == 0
-        change = _tree.map(lambda g, last: jnp.where(first, jnp.zeros_like(g), g - last), updates, state.gradient)
+        change = _tree.map(lambda g, last: jnp.where(first, 0, g - last), updates, state.gradient)
         seen = _tree.map(lambda g, c, ahead: g + ahead * c, updates, change, scalars=(ahead,))
         mu = _tree.approach(updates, state.mu, 1.0 - decay1)
         mu_change = _tree.moment(change, state.mu_change, decay2)

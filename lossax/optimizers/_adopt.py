@@ -79,7 +79,7 @@ def scale_by_adopt(
             bound = jnp.sqrt(jnp.sqrt(_hyper.scalar(state.step)))
         else:
             bound = _hyper.scalar(_hyper.at(state.step, clip_threshold))
-        bound = jnp.where(first, jnp.zeros_like(bound), bound)
+        bound = jnp.where(first, 0, bound)
 
         def normalized(g, v, eps, bound):
             u = g / jnp.maximum(_numerics.positive_sqrt(v), eps)
@@ -91,7 +91,7 @@ def scale_by_adopt(
         steps = _tree.map(normalized, updates, state.nu, scalars=(_hyper.at(state.step, eps), bound))
         mu = _tree.moment(steps, jax.tree.map(_tree.widen, state.mu), decay)
         take = _hyper.scalar(1.0 - _hyper.at(state.step, b2))
-        nu = _tree.approach(updates, state.nu, jnp.where(first, jnp.ones_like(take), take), order=2)
+        nu = _tree.approach(updates, state.nu, jnp.where(first, 1, take), order=2)
         directions = _tree.moment(steps, mu, decay) if nesterov else mu
         directions = _tree.cast_like(_tree.map(lambda _, m: m, updates, directions), updates)
         return directions, AdoptState(_tree.increment(state.step), _tree.cast_like(mu, state.mu), nu)

@@ -110,7 +110,7 @@ def scale_by_dadapt_adamw(
         found = _numerics.divide(numerator, take * length)
         growth = _hyper.scalar(_hyper.at(step, growth_rate))
         bounded = jnp.isfinite(growth)
-        bound = last * jnp.where(bounded, growth, jnp.ones_like(growth))
+        bound = last * jnp.where(bounded, growth, 1)
         distance = jnp.maximum(last, jnp.where(bounded, jnp.minimum(found, bound), found))
 
         def direction(_, m, v, least):

@@ -104,7 +104,7 @@ def scale_by_kl_shampoo(
                 jnp.ones((1, 1), real) if side is None else lax.stop_gradient(_eigenbasis.roots(side)) for side in pair
             )
             root = rows[:, :, None] * columns[:, None, :]
-            dividend = jnp.where(root > 0, behind * (root + least), jnp.zeros_like(root))
+            dividend = jnp.where(root > 0, behind * (root + least), 0)
             scale = _numerics.divide(jnp.ones_like(dividend), dividend)
             return _eigenbasis.project_back(pair, _tree.parts(lambda x: scale * x, m))
 

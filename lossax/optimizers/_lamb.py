@@ -91,7 +91,7 @@ def scale_by_lamb(
         def direction(_, m, v, p, decays, mu_mass, nu_mass, eps, eps_root, shrink):
             u = (m / mu_mass) / (_numerics.positive_sqrt(v / nu_mass + eps_root) + eps)
             if not _hyper.is_zero(weight_decay):
-                u = u + jnp.where(decays, shrink * p, jnp.zeros_like(p))
+                u = u + jnp.where(decays, shrink * p, 0)
             return u
 
         decays, trusts = (_tree.resolve_mask(mask, params) for mask in (weight_decay_mask, trust_ratio_mask))

@@ -74,7 +74,7 @@ def scale_by_lars(
         _tree.require_params(params, "steps are in proportion to their norms")
 
         def decayed(g, p, decays, shrink):
-            return g if _hyper.is_zero(weight_decay) else g + jnp.where(decays, shrink * p, jnp.zeros_like(p))
+            return g if _hyper.is_zero(weight_decay) else g + jnp.where(decays, shrink * p, 0)
 
         decays, trusts = (_tree.resolve_mask(mask, params) for mask in (weight_decay_mask, trust_ratio_mask))
         shrink, *trust = (_hyper.at(state.step, x) for x in (weight_decay, trust_coefficient, eps, min_norm, max_norm))

@@ -124,7 +124,7 @@ def scale_by_prodigy(
         largest = jnp.maximum(state.largest, found)
         growth = _hyper.scalar(_hyper.at(step, growth_rate))
         bounded = jnp.isfinite(growth)
-        bound = jnp.where(last == first, largest, last * jnp.where(bounded, growth, jnp.ones_like(growth)))
+        bound = jnp.where(last == first, largest, last * jnp.where(bounded, growth, 1))
         distance = jnp.where(bounded, jnp.minimum(largest, bound), largest)
 
         def direction(g, m, v, scale, eps):

@@ -151,7 +151,7 @@ def scale_by_psgd_kron(
         """Factors, those still 0 made such that they bring the first matrix to a root mean square of 1."""
         unit, length = _tree.scaled_norms(lax.stop_gradient(m), (1, 2))
         size = (unit * length)[:, 0, 0] / (m.shape[1] * m.shape[2]) ** 0.5
-        scale = jnp.where(size > 0, jnp.where(size > 0, size, jnp.ones_like(size)) ** -0.25, jnp.zeros_like(size))
+        scale = jnp.where(size > 0, jnp.where(size > 0, size, 1) ** -0.25, 0)
 
         def fill(factor):
             value = lax.stop_gradient(factor.value)

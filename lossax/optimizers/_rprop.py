@@ -80,7 +80,7 @@ def scale_by_rprop(
 
         def signed(before, g):
             sign = jnp.sign(g)
-            return jnp.where(sign * before < 0, jnp.zeros_like(sign), sign)
+            return jnp.where(sign * before < 0, 0, sign)
 
         sign = _tree.map(signed, state.sign, updates)
         directions = _tree.map(lambda _, size, sign: size * sign, updates, size, sign)

@@ -121,7 +121,7 @@ def sgld(
             mask, shrink = _tree.resolve_mask(weight_decay_mask, params), (rate * _hyper.at(step, weight_decay),)
 
             def decayed(u, p, keep, shrink):
-                return u - jnp.where(keep, shrink * p, jnp.zeros_like(p))
+                return u - jnp.where(keep, shrink * p, 0)
 
             moves = _tree.map(decayed, moves, params, mask, scalars=shrink)
         state = SgldState(nu, nu_mass, fresh, AssembleState(_tree.increment(step), rate))

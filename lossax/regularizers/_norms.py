@@ -14,7 +14,7 @@ def _total(f: Callable[[jax.Array], jax.Array], params: PyTree, mask: Mask | Non
     """Sum of `f`, 0 at 0, over the numbers that the mask keeps, in the widest of their dtypes; 0 if there is none."""
 
     def of_leaf(leaf, keep):
-        return jnp.sum(f(jnp.where(keep, leaf, jnp.zeros_like(leaf))))
+        return jnp.sum(f(jnp.where(keep, leaf, 0)))
 
     kept = _tree.map(of_leaf, params, _tree.resolve_mask(mask, params))
     sums = _tree.numbers(kept)

@@ -272,7 +272,7 @@ def cosine_restarts(
         length, ratio = _hyper.scalar(cycle_steps), _hyper.scalar(growth)
         passed = elapsed(step)
         even = ratio == 1.0
-        more = jnp.where(even, jnp.ones_like(ratio), ratio - 1.0)  # stands for ratio - 1, never 0
+        more = jnp.where(even, 1, ratio - 1.0)  # stands for ratio - 1, never 0
         rate = jnp.log1p(more)
 
         def begin(cycle):

@@ -130,8 +130,8 @@ def polynomial(start: ArrayLike, end: ArrayLike, steps: ArrayLike, *, power: Arr
         p = progress(step, steps)
         running = p < 1.0
         # A power below 1 has an infinite slope at the end: there the base is any other number.
-        left = jnp.power(jnp.where(running, 1.0 - p, jnp.ones_like(p)), _hyper.scalar(power))
-        left = jnp.where(running, left, jnp.zeros_like(p))
+        left = jnp.power(jnp.where(running, 1.0 - p, 1), _hyper.scalar(power))
+        left = jnp.where(running, left, 0)
         return _between(start, end, left, 1.0 - left)
 
     return schedule

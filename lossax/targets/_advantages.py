@@ -25,14 +25,14 @@ def _deviations(
         return _devices.total(jnp.sum(array, axis=axis, keepdims=axis is not None), axis_name)
 
     top = _devices.largest(jnp.max(jnp.where(keep, x, -jnp.inf), axis=axis, keepdims=axis is not None), axis_name)
-    top = jnp.where(jnp.isfinite(top), top, jnp.zeros_like(top))
-    x = jnp.where(keep, x - top, jnp.zeros_like(x))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    x = jnp.where(keep, x - top, 0)
     number = total(keep.astype(x.dtype))
-    x = jnp.where(keep, x - divide(total(x), number), jnp.zeros_like(x))
+    x = jnp.where(keep, x - divide(total(x), number), 0)
     size = _devices.largest(jnp.max(jnp.abs(x), axis=axis, keepdims=axis is not None), axis_name)
     squares = total(jnp.square(divide(x, size + jnp.zeros_like(x))))
     freedom = number - float(ddof)
-    variance = jnp.where(freedom > 0, divide(squares, freedom), jnp.zeros_like(squares))
+    variance = jnp.where(freedom > 0, divide(squares, freedom), 0)
     return x, size * sqrt(variance), number
 
 
@@ -167,13 +167,13 @@ def whitened(
     if 0 in values.shape:
         return values
     out, deviation, _ = _deviations(values, keep, ddof, axis_name, None)
-    out = jnp.where(deviation > 0, divide(out, deviation + epsilon + jnp.zeros_like(out)), jnp.zeros_like(out))
+    out = jnp.where(deviation > 0, divide(out, deviation + epsilon + jnp.zeros_like(out)), 0)
     if center:
         return out
-    mean = jnp.where(keep, values, jnp.zeros_like(values))
+    mean = jnp.where(keep, values, 0)
     number = _devices.total(jnp.sum(keep.astype(values.dtype)), axis_name)
     mean = divide(_devices.total(jnp.sum(mean), axis_name), number)
-    return jnp.where(keep, out + mean, jnp.zeros_like(out))
+    return jnp.where(keep, out + mean, 0)
 
 
 def overlong_penalty(lengths: jax.Array, *, limit: ArrayLike, buffer: ArrayLike) -> jax.Array:

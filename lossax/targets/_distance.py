@@ -101,7 +101,7 @@ def distance_transform(
     squares = jnp.square(steps[0] * _along(seeds, axes[0]))
     for step, axis in zip(steps[1:], axes[1:], strict=True):
         squares = _parabolas(squares, step, axis)
-    return jnp.where(kept & mask, jnp.sqrt(squares), jnp.zeros_like(squares))
+    return jnp.where(kept & mask, jnp.sqrt(squares), 0)
 
 
 def signed_distance(

@@ -67,7 +67,7 @@ def two_hot(targets: jax.Array, *, centers: ArrayLike) -> jax.Array:
     targets, centers = _within(targets, centers)
     low, high = centers[..., :-1], centers[..., 1:]
     # How much of each gap lies below the target: each bin gets what comes between two of them, in all exactly 1.
-    passed = jnp.where(targets >= high, jnp.ones_like(high), jnp.maximum(targets - low, 0.0) / (high - low))
+    passed = jnp.where(targets >= high, 1, jnp.maximum(targets - low, 0.0) / (high - low))
     one = jnp.ones_like(targets)
     return jnp.concatenate([one, passed], axis=-1) - jnp.concatenate([passed, 0.0 * one], axis=-1)
 

@@ -66,9 +66,9 @@ def _shares(key: jax.Array, alpha: ArrayLike, batch: int, per_sample: bool, dtyp
     """A draw of Beta(alpha, alpha) for each example, or one for all; 1 for alpha = 0."""
     alpha = jnp.asarray(alpha).astype(dtype)
     none = alpha == 0
-    safe = jnp.where(none, jnp.ones_like(alpha), alpha)
+    safe = jnp.where(none, 1, alpha)
     drawn = jax.random.beta(key, safe, safe, (batch if per_sample else 1,), dtype)
-    return jnp.broadcast_to(jnp.where(none, jnp.ones_like(drawn), drawn), (batch,))
+    return jnp.broadcast_to(jnp.where(none, 1, drawn), (batch,))
 
 
 def _batch(inputs: jax.Array, alpha: ArrayLike) -> tuple[jax.Array, jnp.dtype]:

@@ -67,18 +67,18 @@ def _steps(
         passed = jnp.where(exist, jnp.zeros_like(values), jnp.ones_like(values))
         found = recursion(passed, values, last)  # the value of a step, or of the next that exists
         after = jnp.concatenate([found, last[..., None]], axis=-1)[..., 1:]
-    after = jnp.where(ended | ~exist, jnp.zeros_like(after), lax.stop_gradient(after))
+    after = jnp.where(ended | ~exist, 0, lax.stop_gradient(after))
     return _Steps(values, after, rewards + discount * after - values, discount, ~(ended | cut), exist)
 
 
 def _scanned(steps: _Steps, errors: jax.Array, trace: jax.Array) -> jax.Array:
     """Errors of each step and of those that follow, which fade; those that do not exist pass on what they are told."""
-    fade = jnp.where(steps.follows, steps.discount * trace, jnp.zeros_like(errors))
-    return recursion(jnp.where(steps.exist, fade, jnp.ones_like(fade)), errors)
+    fade = jnp.where(steps.follows, steps.discount * trace, 0)
+    return recursion(jnp.where(steps.exist, fade, 1), errors)
 
 
 def _at_steps(steps: _Steps, *arrays: jax.Array) -> Returns:
-    return Returns(*(jnp.where(steps.exist, x, jnp.zeros_like(x)) for x in arrays))
+    return Returns(*(jnp.where(steps.exist, x, 0) for x in arrays))
 
 
 def gae(
@@ -224,12 +224,12 @@ def vtrace(
 
     def at_most(bound):
         high = gap >= jnp.log(bound)
-        gap_inside = jnp.where(high, jnp.zeros_like(gap), gap)
+        gap_inside = jnp.where(high, 0, gap)
         return jnp.where(high, bound, times(jnp.ones_like(gap), gap_inside, rest))
 
     weight, other = map(at_most, bounds)
     passed = _scanned(steps, weight * steps.errors, trace * other)
     # What the steps after it add; behind a step that does not exist stands what it was told.
     later = jnp.concatenate([passed[..., 1:], jnp.zeros_like(passed[..., :1])], axis=-1)
-    later = jnp.where(steps.follows, steps.discount * later, jnp.zeros_like(later))
+    later = jnp.where(steps.follows, steps.discount * later, 0)
     return _at_steps(steps, weight * (steps.errors + later), steps.values + passed)

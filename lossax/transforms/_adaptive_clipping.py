@@ -189,7 +189,7 @@ def autoclip(percentile: Hyperparameter = 10.0, *, window: int = 1000) -> optax.
         filled = jnp.minimum(recorded, window)
         kept = places < filled
         ordered = jnp.sort(jnp.where(kept, norms, jnp.full_like(norms, jnp.inf)))
-        ordered = jnp.where(kept, ordered, jnp.zeros_like(norms))
+        ordered = jnp.where(kept, ordered, 0)
         last = jnp.maximum(filled - 1, 0)
         place = 0.01 * _hyper.at(state.step, percentile) * last.astype(norms.dtype)
         low = jnp.minimum(jnp.floor(place).astype(jnp.int32), last)

@@ -25,7 +25,7 @@ class AverageParametersState(NamedTuple):
             if not _tree.is_number(average):
                 return p
             averaged = mass > 0
-            safe = jnp.where(averaged, mass, jnp.ones_like(mass))
+            safe = jnp.where(averaged, mass, 1)
             return jnp.where(averaged, _tree.parts(lambda x: x / safe, average), p)
 
         return _tree.cast_like(_tree.map(debiased, params, self.average, scalars=(self.mass,)), params)

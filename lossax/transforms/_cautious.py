@@ -68,7 +68,7 @@ def cautious(
             count = jnp.sum(keep, dtype=dtype)
             counts.append((count, keep.size))
             scale = (keep.size / (count + 1.0)).astype(move.real.dtype)
-            return jnp.where(keep, _tree.parts(lambda x: scale * x, move), jnp.zeros_like(move))
+            return jnp.where(keep, _tree.parts(lambda x: scale * x, move), 0)
 
         held = _tree.cast_like(_tree.map(hold, moved, updates), moved)
         kept = sum((count for count, _ in counts), jnp.zeros((), dtype)) / max(sum(size for _, size in counts), 1)

@@ -148,7 +148,7 @@ def compress_top_k(fraction: float = 0.01) -> optax.GradientTransformation:
             return u
         sizes = jnp.abs(u)
         least = _kth_largest(sizes, max(int(np.ceil(fraction * u.size)), 1))
-        return jnp.where(sizes < least, jnp.zeros_like(u), u)
+        return jnp.where(sizes < least, 0, u)
 
     return _stateless(compress)
 
@@ -237,7 +237,7 @@ def _orthonormal(matrix: jax.Array) -> jax.Array:
         for _ in range(2 if j else 0):  # once leaves what rounding made of a column that nearly lies in the others
             column = column - _linalg.product(basis, _linalg.product(jnp.conj(basis).T, column))
         length = _numerics.sqrt(jnp.sum(_tree.square(column)))
-        column = _numerics.divide(column, jnp.where(length > least, length, jnp.zeros_like(length)))
+        column = _numerics.divide(column, jnp.where(length > least, length, 0))
         basis = jnp.concatenate([basis, column], axis=1)
     return basis
 

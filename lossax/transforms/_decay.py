@@ -66,7 +66,7 @@ def add_decayed_weights(
         def add(u, p, keep, share):
             if cautious:  # of signs: a product may vanish
                 keep = keep & ((jnp.sign(u) * jnp.conj(jnp.sign(p))).real >= 0)
-            return u + _tree.parts(lambda x: jnp.where(keep, share * x, jnp.zeros_like(x)), p)
+            return u + _tree.parts(lambda x: jnp.where(keep, share * x, 0), p)
 
         masks = _tree.resolve_mask(mask, params)
         decayed = _tree.map(add, updates, params, masks, scalars=(_hyper.at(state.step, weight_decay),))

@@ -59,7 +59,7 @@ def orthogonal_gradient() -> optax.GradientTransformation:
         rest = plain - jnp.sum(jnp.conj(along) * plain) * along
         size = _numerics.sqrt(jnp.sum(_tree.square(rest)))
         something = size > 16.0 * jnp.finfo(size.dtype).eps
-        rest = _numerics.divide(rest, jnp.where(something, size, jnp.zeros_like(size)))
+        rest = _numerics.divide(rest, jnp.where(something, size, 0))
         return jnp.where(length_w > 0, unit * (length * rest), g)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None):
@@ -107,7 +107,7 @@ def grokfast(decay: Hyperparameter = 0.98, *, amplification: Hyperparameter = 2.
     def update(updates: PyTree, state: Any, params: PyTree | None = None):
         del params
         keep = jnp.asarray(_hyper.at(state.step, decay), _hyper.default_float())
-        average = _tree.moment(updates, state.average, jnp.where(state.step > 0, keep, jnp.zeros_like(keep)))
+        average = _tree.moment(updates, state.average, jnp.where(state.step > 0, keep, 0))
         add = lambda g, mean, amount: g + _tree.parts(lambda x: amount * x, mean)  # noqa: E731
         amplified = _tree.map(add, updates, average, scalars=(_hyper.at(state.step, amplification),))
         return _tree.cast_like(amplified, updates), GrokfastState(_tree.increment(state.step), average)

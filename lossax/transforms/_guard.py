@@ -63,7 +63,7 @@ def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTra
         step = lambda: inner.update(updates, state.inner, params, **extra_args)  # noqa: E731
         whole, new = _branches.only_if(good, step, updates, state.inner)
         skipped = jnp.where(good, state.skipped, _tree.increment(state.skipped))
-        in_a_row = jnp.where(good, jnp.zeros_like(skipped), _tree.increment(state.skipped_in_a_row))
+        in_a_row = jnp.where(good, 0, _tree.increment(state.skipped_in_a_row))
         return whole, SkipNonfiniteState(skipped, in_a_row, new)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -90,7 +90,7 @@ def lookahead(
 
         steps, slow = jax.lax.cond(due, synchronize, lambda: (steps, state.slow))
         whole = jax.tree.map(lambda u, step: u if step is None else step, moved, steps, is_leaf=lambda x: x is None)
-        since = jnp.where(due, jnp.zeros_like(since), since)
+        since = jnp.where(due, 0, since)
         return whole, LookaheadState(_tree.increment(state.step), since, slow, new)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -98,7 +98,7 @@ def dynamic_loss_scale(
 
         moved, new = _branches.only_if(good, step, updates, state.inner)
         at = lambda value: jnp.asarray(_hyper.at(state.step, value), state.scale.dtype)  # noqa: E731
-        good_steps = jnp.where(good, _tree.increment(state.good_steps), jnp.zeros_like(state.good_steps))
+        good_steps = jnp.where(good, _tree.increment(state.good_steps), 0)
         due = good_steps.astype(state.scale.dtype) >= at(growth_interval)
         largest = jnp.finfo(state.scale.dtype).max  # an infinite scale would never come down
         grown = jnp.where(due, jnp.minimum(state.scale * at(growth_factor), largest), state.scale)
@@ -106,7 +106,7 @@ def dynamic_loss_scale(
         return moved, DynamicLossScaleState(
             jnp.where(good, _tree.increment(state.step), state.step),
             scale,
-            jnp.where(due, jnp.zeros_like(good_steps), good_steps),
+            jnp.where(due, 0, good_steps),
             jnp.where(good, state.skipped, _tree.increment(state.skipped)),
             new,
         )

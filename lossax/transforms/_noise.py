@@ -118,7 +118,7 @@ def gradient_dropout(rate: Hyperparameter = 0.1, *, key: ArrayLike) -> optax.Gra
 
         def drop(u, key, rate):
             kept = _tile.spread_like(jax.random.uniform(key, u.shape, rate.dtype), u) >= rate
-            return jnp.where(kept, u / (1.0 - rate), jnp.zeros_like(u))
+            return jnp.where(kept, u / (1.0 - rate), 0)
 
         dropped = _keys.map(drop, draw, updates, scalars=(_hyper.at(state.step, rate),))
         return _tree.cast_like(dropped, updates), GradientDropoutState(_tree.increment(state.step), fresh)

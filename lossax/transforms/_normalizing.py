@@ -45,7 +45,7 @@ def normalize(unit_axes: UnitAxes | None = None) -> optax.GradientTransformation
 
     def over(u, unit, length):
         share = _numerics.divide(jnp.ones_like(length), length)
-        share = jnp.where(jnp.isnan(length), jnp.ones_like(share), share)
+        share = jnp.where(jnp.isnan(length), 1, share)
         return _tree.parts(lambda x: jnp.where(jnp.isnan(unit), x, _tree.over_unit(x, unit) * share), u)
 
     def init(params: PyTree) -> optax.EmptyState:

@@ -112,10 +112,7 @@ def qk_clip(
         flat, _ = jax.tree_util.tree_flatten_with_path(max_logits)
         logits = {_tree.path_string(path): jnp.asarray(x, limit.dtype) for path, x in flat}
         over = {name: jnp.isfinite(x) & (x > limit) for name, x in logits.items()}
-        factors = {
-            name: jnp.where(over[name], limit / jnp.where(over[name], x, jnp.ones_like(x)), jnp.ones_like(x))
-            for name, x in logits.items()
-        }
+        factors = {name: jnp.where(over[name], limit / jnp.where(over[name], x, 1), 1) for name, x in logits.items()}
         used = set()
 
         def clip(path, u, p):

@@ -85,11 +85,11 @@ def reset_momentum(
 
         old = jax.lax.cond(due, forget, lambda: state.inner)
         moved, new = inner.update(updates, old, params, **extra_args)
-        since = jnp.where(due, jnp.zeros_like(state.since), state.since)
+        since = jnp.where(due, 0, state.since)
         resets = jnp.where(due, _tree.increment(state.resets), state.resets)
         made, few = since.astype(dtype), _hyper.at(state.step, warmup)
         rise = 0.5 - 0.5 * jnp.cos(jnp.pi * (made + 1.0) / (few + 1.0))
-        scale = jnp.where((resets > 0) & (made < few), rise, jnp.ones_like(rise))
+        scale = jnp.where((resets > 0) & (made < few), rise, 1)
         scaled = _tree.map(lambda u, scale: _tree.parts(lambda x: scale * x, u), moved, scalars=(scale,))
         return _tree.cast_like(scaled, moved), ResetMomentumState(
             _tree.increment(state.step), _tree.increment(since), resets, new

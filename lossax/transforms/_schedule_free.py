@@ -136,7 +136,7 @@ def schedule_free(
         largest = jnp.maximum(state.largest, _hyper.scalar(rate))
         number = _tree.increment(state.step).astype(largest.dtype)
         # Over the power of the largest rate, which may be too small a number: weights matter only to one another.
-        weight = jnp.where(largest > 0, number ** _hyper.scalar(_hyper.at(state.step, r)), jnp.zeros_like(largest))
+        weight = jnp.where(largest > 0, number ** _hyper.scalar(_hyper.at(state.step, r)), 0)
         power = _hyper.scalar(_hyper.at(state.step, weight_lr_power))
         total = _numerics.power(_numerics.divide(state.largest, largest), power) * state.total + weight
         take = _numerics.divide(weight, total)

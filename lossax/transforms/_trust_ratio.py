@@ -89,7 +89,7 @@ def scale_by_trust_ratio(
             weights = jnp.minimum(jnp.maximum(norms[0], least), most)
             usable = (weights > 0) & (norms[1] > 0)
             found = jnp.minimum(coefficient * _numerics.divide(weights, norms[1] + eps), bound)
-            return jnp.where(usable & scaled, found, jnp.ones_like(found))
+            return jnp.where(usable & scaled, found, 1)
 
         numbers = (trust_coefficient, eps, min_norm, max_norm, max_ratio)
         scalars = tuple(_hyper.at(state.step, x) for x in numbers)

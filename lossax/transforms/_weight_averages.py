@@ -258,7 +258,7 @@ def power_ema(
         step = _tree.increment(state.step)
         number = jnp.maximum(step, 2).astype(_hyper.default_float())
         take = -jnp.expm1((_hyper.scalar(_hyper.at(state.step, gamma)) + 1.0) * jnp.log1p(-1.0 / number))
-        take = jnp.where(step > 1, take, jnp.ones_like(take))
+        take = jnp.where(step > 1, take, 1)
         average = _tree.approach(_after(params, updates), state.average, take)
         return updates, PowerEmaState(step, average, new)
 
