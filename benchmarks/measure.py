@@ -48,12 +48,14 @@ class Program:
 
 
 def build(f: Callable, arguments: tuple, donate: tuple[int, ...]) -> Program:
-    jax.clear_caches()
-    lowered = jax.jit(f, donate_argnums=donate).lower(*arguments)
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - start
-    return Program(compiled, arguments, donate, seconds, compiled.memory_analysis().temp_size_in_bytes)
+    spent = []
+    while not spent or (len(spent) < 5 and sum(spent) < 2.0):  # the least: what else a machine does only adds to it
+        jax.clear_caches()
+        lowered = jax.jit(f, donate_argnums=donate).lower(*arguments)
+        start = time.perf_counter()
+        compiled = lowered.compile()
+        spent.append(time.perf_counter() - start)
+    return Program(compiled, arguments, donate, min(spent), compiled.memory_analysis().temp_size_in_bytes)
 
 
 def compare(case: Case, rounds: int) -> Iterator[dict]:

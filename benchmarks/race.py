@@ -38,7 +38,7 @@ RACERS: dict[str, Any] = {
     "muon": lambda rate, decay: optimizers.muon(rate, scale="rms", weight_decay=decay),
 }
 # Grids that begin higher or lower, as the best rate of that optimizer is beyond an end of the others'.
-SHIFTS = {"scion": 0.1, "adadelta": 10.0, "ftrl": 10.0, "lars": 10.0, "schedule_free_sgd": 10.0}
+SHIFTS = {"scion": 0.1, "adadelta": 10.0, "ftrl": 10.0, "lars": 10.0, "came": 0.1, "schedule_free_sgd": 10.0}
 MATRICES = ("soap", "shampoo", "kl_shampoo", "psgd_kron", "normuon", "adamuon", "dion", "scion")
 OTHERS = sorted(name for name, f in vars(optimizers).items() if "learning_rate" in getattr(f, "__annotations__", {}))
 EVERY = tuple(dict.fromkeys((*RACERS, *MATRICES, *OTHERS)))
