@@ -1,6 +1,5 @@
 """Dense matrices, batched."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Literal
@@ -79,8 +78,9 @@ def newton_schulz(
     x = _tree.parts(lambda part: _tree.over_unit(part, unit) / (length + small), x)
     given = x.dtype
     if norm == "schatten":
-        squares = _numerics.sqrt(math.prod(_tree.scaled_norms(product(x, adjoint(x)), (x.ndim - 2, x.ndim - 1))))
-        x = x / jnp.where(squares > 0, squares, 1).astype(given)
+        unit, length = _tree.scaled_norms(product(x, adjoint(x)), (x.ndim - 2, x.ndim - 1))
+        length = _numerics.sqrt(unit * length)
+        x = x / jnp.where(length > 0, length, 1).astype(given)
     x = x if dtype is None else x.astype(dtype)
     step = partial(_orthogonal, polynomials, product if dtype is None else jnp.matmul)
     flat = x.reshape(-1, m, n)
