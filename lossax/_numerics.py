@@ -25,10 +25,18 @@ def positive_part(x: jax.Array) -> jax.Array:
     return jnp.where(x <= 0, 0, x)
 
 
+@jax.custom_jvp
 def sqrt(x: jax.Array) -> jax.Array:
     """Square root, with derivative 0 at 0 instead of infinity."""
-    nothing = x == 0
+    nothing = x == 0  # no root of 0: inside a loop JAX may differentiate these lines and not what is below
     return jnp.where(nothing, 0, jnp.sqrt(jnp.where(nothing, 1, x)))
+
+
+@sqrt.defjvp
+def _(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    root = sqrt(x)
+    return root, divide(0.5 * dx, root)
 
 
 def positive_sqrt(x: jax.Array) -> jax.Array:
@@ -49,8 +57,8 @@ def integers(*arrays: Any) -> tuple[jax.Array, ...]:
 def divide(numerator: jax.Array, denominator: jax.Array, fallback: float = 0.0) -> jax.Array:
     """numerator / denominator, and `fallback` with zero derivative where the denominator is 0."""
     safe = denominator != 0
-    # The quotient last: XLA computes it once where it is a scalar, and not again for every array that it multiplies.
-    return jnp.where(safe, numerator, fallback) / jnp.where(safe, denominator, 1)
+    # The selection last: of two quotients in a row XLA makes one, and the product of their denominators may vanish.
+    return jnp.where(safe, numerator / jnp.where(safe, denominator, 1), fallback)
 
 
 @jax.custom_jvp

@@ -152,12 +152,16 @@ def over_unit(x: jax.Array, unit: jax.Array) -> jax.Array:
 
 
 def power_of_two(largest: jax.Array) -> jax.Array:
-    """A power of two to divide numbers by whose largest is given, without derivative; infinite or NaN if that is."""
+    """A power of two to divide numbers by whose largest is given, without derivative; infinite or NaN if that is.
+
+    Of 0 it is 1: over a small number, and over another that XLA makes of two quotients one, 0 would become NaN.
+    """
     largest = jax.lax.stop_gradient(largest)
     # Rounded to no fraction it is a power of two, so dividing by it is exact. Of a quarter, and not too small: neither
     # its inverse nor a square nor a derivative may be a subnormal number, which many devices take for 0.
     unit = jax.lax.reduce_precision(0.25 * largest, jnp.finfo(largest.dtype).nexp, 0)
-    return jnp.where(jnp.isfinite(largest), jnp.maximum(unit, 2.0**26 * jnp.finfo(largest.dtype).tiny), largest)
+    unit = jnp.where(largest == 0, 1, jnp.maximum(unit, 2.0**26 * jnp.finfo(largest.dtype).tiny))
+    return jnp.where(jnp.isfinite(largest), unit, largest)
 
 
 _BRANCH = 2**14
@@ -194,6 +198,7 @@ def _another_look(count: int, total: jax.Array, plain: list[jax.Array], leaves: 
     dtype = total.dtype
     one, few = np.ones((), dtype), _few(dtype, count)
     scale = jnp.where(total == np.inf, _power(-100, dtype), jnp.where(total < few, _power(90, dtype), one))
+    leaves = jax.lax.optimization_barrier(leaves)  # of leaves that are constants XLA would square the scale
     # A scale of each leaf's own, or XLA makes an array of it for all leaves of one shape.
     scales = [scale] if len(leaves) == 1 else [jnp.maximum(scale, -y) for y in plain]
     again = functools.reduce(jnp.add, (_squares(*own, count=units) for own in zip(leaves, scales, strict=True)))
@@ -243,8 +248,7 @@ def _(units, primals, tangents):
     def along(x, y, unit):
         return jnp.sum(over_unit(x.astype(unit.dtype), unit) * (y.astype(unit.dtype) / unit))
 
-    def slope(given, length, leaves, moves):
-        unit = jnp.where(length == 0, 1, given)  # of 0 it is so small that squares over it overflow
+    def slope(unit, length, leaves, moves):
         total = jnp.zeros_like(unit)
         for x, y in zip(leaves, moves, strict=True):
             parted = jnp.iscomplexobj(x)

@@ -82,6 +82,7 @@ def test_tiled_is_plain(case):
             agree(run(x, y, 5), run(x, y, None), tolerance)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("case", "devices"), [(case, 8) for case in CASES] + [("clip", n) for n in (1, 2, 4)])
 def test_devices_see_one_batch(case, devices):
     x, y = pairs()

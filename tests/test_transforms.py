@@ -12,7 +12,7 @@ import optax as typed_optax
 import pytest
 
 import lossax
-from lossax import _tree
+from lossax import _numerics, _tree
 from tests import vocabulary as v
 from tests.test_optimizers import EXTRA, FLOATS, gradients, parameters, structure
 
@@ -579,6 +579,23 @@ def test_norm_at_zero_is_smooth(count):
         assert np.isfinite(curvature).all()
     assert _tree.norm({}) == 0.0
     assert _tree.norm([jnp.zeros((0, 2)), None, "name"]) == 0.0
+
+
+@pytest.mark.parametrize("count", [4, _tree._BRANCH])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1.0, 1e30, INF, math.nan])
+def test_norm_of_what_the_compiler_knows(count, size):
+    """Of constants XLA multiplies factors in another order, and the square of a scale is no number."""
+    tree = lambda size: {"a": jnp.full(count, size), "b": jnp.full((2, count), size)}  # noqa: E731
+    for found in (jax.jit(lambda: _tree.norms(tree(size)))(), jax.jit(lambda x: _tree.norms(tree(x)))(size)):
+        np.testing.assert_allclose([found["a"], found["b"]], size * np.sqrt([count, 2 * count]), rtol=1e-6)
+    found = jax.jit(lambda: (_tree.norm(tree(size)), _tree.scaled_norm(tree(size))))()
+    np.testing.assert_allclose([found[0], math.prod(found[1])], size * (3 * count) ** 0.5, rtol=1e-6)
+
+
+def test_quotients_in_a_row():
+    """XLA makes a / (b c) of (a / b) / c."""
+    found = jax.jit(lambda a, b, c: _numerics.divide(a, b) / c)(*jnp.array([[1e30, 0.0], [1e20, 1e-30], [1e20, 1e-30]]))
+    np.testing.assert_allclose(found, [1e-10, 0.0], rtol=1e-6)
 
 
 # ---- decay -----------------------------------------------------------------------------------------------------------
