@@ -99,6 +99,7 @@ def test_devices_see_one_batch(case, devices):
     agree(quick(jax.shard_map(local, mesh=mesh, **specs))(x, y, weights), quick(step)(x, y, weights), 4e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 @pytest.mark.parametrize("case", ["clip", "supervised", "hard", "all", "lifted"])
 def test_the_compiler_spreads_tiles(case, kind):

@@ -260,6 +260,7 @@ def derivatives_agree(loss, arrays):
         np.testing.assert_allclose(*across, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.sampled
 def test_forward_and_reverse_agree(loss):
     derivatives_agree(loss, v.draw(loss, (3,)))
 

@@ -100,6 +100,7 @@ def counted_elements(loss, arrays, units, where):
     return np.stack([counted(loss, y, k) for y, k in zip(labels, where, strict=True)])
 
 
+@pytest.mark.sampled
 def test_masked_is_dropped(loss):
     if spatial(loss):
         return
