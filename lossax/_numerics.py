@@ -114,8 +114,8 @@ def _hypot_slopes(x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
 def hypot(x: jax.Array, y: jax.Array) -> jax.Array:
     """sqrt(x^2 + y^2) where the squares would overflow or vanish too; its derivative at 0 is 0."""
     x, y = jnp.abs(x), jnp.abs(y)
-    longer = jnp.maximum(x, y)
-    return longer * jnp.sqrt(1.0 + jnp.square(divide(jnp.minimum(x, y), longer)))
+    longer, shorter = jnp.maximum(x, y), jnp.minimum(x, jnp.minimum(y, jnp.finfo(y.dtype).max))
+    return longer * jnp.sqrt(1.0 + jnp.square(divide(shorter, longer)))
 
 
 @with_slopes(lambda x: (jnp.tanh(x),))

@@ -592,6 +592,16 @@ def test_norm_of_what_the_compiler_knows(count, size):
     np.testing.assert_allclose([found[0], math.prod(found[1])], size * (3 * count) ** 0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("x", "y", "length"), [(3.0, -4.0, 5.0), (0.0, 0.0, 0.0), (3e30, 4e30, 5e30), (-INF, INF, INF), (INF, 1.0, INF)]
+)
+def test_hypot_is_that_of_c(x, y, length):
+    """But NaN beside infinity stays NaN."""
+    for one, other in ((x, y), (y, x)):
+        assert _numerics.hypot(jnp.float32(one), jnp.float32(other)) == pytest.approx(length, rel=1e-6)
+        assert np.isnan(jax.jit(_numerics.hypot)(jnp.float32(one), jnp.float32(math.nan)))
+
+
 def test_quotients_in_a_row():
     """XLA makes a / (b c) of (a / b) / c."""
     found = jax.jit(lambda a, b, c: _numerics.divide(a, b) / c)(*jnp.array([[1e30, 0.0], [1e20, 1e-30], [1e20, 1e-30]]))
