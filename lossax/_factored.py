@@ -37,18 +37,19 @@ def zeros(leaf: Any, axes: tuple[int, int] | None) -> Any:
 def averaged(moment: Any, square: jax.Array, share: jax.Array, axes: tuple[int, int] | None) -> Any:
     """The moment with `share` of a new square."""
     if axes is None:
-        return moment + share * (square - moment)
+        return _tree.towards(moment, square, share)
     # By name: Flax NNX keeps the two as a mapping between steps.
     parts = zip((moment.row, moment.column), axes[::-1], strict=True)
-    return FactoredMoment(*(old + share * (jnp.mean(square, axis, keepdims=True) - old) for old, axis in parts))
+    return FactoredMoment(*(_tree.towards(old, jnp.mean(square, axis, keepdims=True), share) for old, axis in parts))
 
 
 def root(moment: Any, axes: tuple[int, int] | None) -> jax.Array:
-    """The root of the moment at every element."""
+    """The root of the moment at every element; infinite if one square was."""
     if axes is None:
         return _numerics.sqrt(moment)
     mean = _numerics.sqrt(jnp.mean(moment.row, axes[0], keepdims=True))
-    return _numerics.divide(_numerics.sqrt(moment.row), mean) * _numerics.sqrt(moment.column)
+    by = _numerics.divide(_numerics.sqrt(moment.row), mean) * _numerics.sqrt(moment.column)
+    return jnp.where(jnp.isinf(mean), jnp.inf, by)
 
 
 def normalized(g: jax.Array, moment: Any, floor: jax.Array, axes: tuple[int, int] | None) -> jax.Array:

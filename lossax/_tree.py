@@ -110,6 +110,11 @@ def rms(x: jax.Array) -> jax.Array:
     return _numerics.sqrt(jnp.sum(square(x)) / max(x.size, 1))
 
 
+def towards(old: jax.Array, new: jax.Array, take: jax.Array) -> jax.Array:
+    """old + take (new - old) of numbers that are not negative; infinite for good once one is, and not NaN."""
+    return old + take * (new - jnp.minimum(old, jnp.finfo(old.dtype).max))
+
+
 def approach(tree: PyTree, average: PyTree, take: Any, *, order: int = 1) -> PyTree:
     """average + take (|tree|^order - average), in the dtype of `average`: `moment` for long memories.
 
@@ -117,7 +122,7 @@ def approach(tree: PyTree, average: PyTree, take: Any, *, order: int = 1) -> PyT
     """
 
     def update(old, new, take):
-        return old + take * ((square(new) if order == 2 else new) - old)
+        return towards(old, square(new), take) if order == 2 else old + take * (new - old)
 
     return cast_like(map(update, average, tree, scalars=(take,)), average)
 

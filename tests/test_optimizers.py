@@ -326,6 +326,28 @@ def test_zero_gradients_are_harmless(make):
             chex.assert_tree_all_finite(run(build(make, **option), parameters(dtype), 3, zeros))
 
 
+@every
+def test_finite_gradients_make_finite_steps(make):
+    """Where squares overflow an optimizer may stand still, but not spoil the parameters."""
+    tx = build(make)
+
+    @v.quick
+    def steps(one, others):
+        params = parameters()
+        state, found = tx.init(params), []
+        for own in (jnp.ones(2), jnp.stack([one, others]), jnp.stack([one, others]), jnp.ones(2)):
+            scale = jax.tree.map(lambda p, own=own: jnp.full_like(p, own[1]).at[(0,) * p.ndim].set(own[0]), params)
+            grads = jax.tree.map(jnp.multiply, gradients(), scale)
+            updates, state = tx.update(grads, state, params, **EXTRA)
+            params = optax.apply_updates(params, updates)
+            found.append(updates)
+        return found
+
+    for size in (1e18, 1e20, 1e23, 1e30):
+        for others in (1.0, size):
+            chex.assert_tree_all_finite(steps(jnp.float32(size), jnp.float32(others)))
+
+
 @pytest.mark.sampled
 @every
 def test_it_is_differentiable_everywhere(make):

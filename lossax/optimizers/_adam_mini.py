@@ -94,7 +94,7 @@ def scale_by_adam_mini(
 
         squares = jax.tree.map(mean_square, updates, units, is_leaf=lambda x: x is None)
         mu = _tree.approach(updates, jax.tree.map(_tree.widen, state.mu), take1)
-        nu = _tree.approach(squares, state.nu, take2)
+        nu = _tree.map(_tree.towards, state.nu, squares, scalars=(take2,))
         mu_mass, nu_mass = (_tree.approach_one(m, t) for m, t in ((state.mu_mass, take1), (state.nu_mass, take2)))
 
         def direction(_, m, v, mu_mass, nu_mass, eps):

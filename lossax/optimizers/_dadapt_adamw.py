@@ -93,7 +93,8 @@ def scale_by_dadapt_adamw(
         least = _hyper.at(step, eps)
 
         def product(g, total, v, least):
-            return (jnp.conj(g) * total).real / (_numerics.positive_sqrt(v) + least)
+            root = _numerics.positive_sqrt(v) + least
+            return (jnp.conj(g) * _tree.parts(lambda x: x / root, total)).real
 
         products = _tree.map(product, updates, state.total, state.nu, scalars=(least,))
         along = sum((jnp.sum(p, dtype=dtype) for p in _tree.numbers(products)), jnp.zeros((), dtype))

@@ -95,6 +95,7 @@ def ftrl(
         def freed(taken, g, p, old, new, decays, rate, change, beta, shrink):
             # What was taken comes back, in the share of all gradients that was seen before.
             divisor = beta + _numerics.sqrt(new)
+            old = jnp.minimum(old, jnp.finfo(old.dtype).max)  # over infinity it is nothing
             back = change * _numerics.divide(beta + _numerics.sqrt(old), divisor) * taken
             free = back - _numerics.divide(rate * g, divisor)
             return free if _hyper.is_zero(weight_decay) else free - jnp.where(decays, rate * shrink * p, 0.0 * p)

@@ -80,7 +80,7 @@ def scale_by_yogi(
 
         def towards(v, g, take):
             square = _tree.square(g)
-            return v + take * jnp.sign(square - v) * square
+            return v + take * jnp.sign(square - jnp.minimum(v, jnp.finfo(v.dtype).max)) * square
 
         nu = _tree.map(towards, state.nu, updates, scalars=(1.0 - decay2,))
 
