@@ -526,9 +526,33 @@ def variants(loss, *, numbers=True, block=BLOCK):
         yield base | {name: value}, lambda *a, own=own: in_blocks(own, a, block)
 
 
-def test_ordinary_numbers_are_exact(loss):
+def extremes(loss):
+    """Errors from 1e-15 to 1e15 and confident rows up to gaps of 80, for losses of them: promises L1 and L8."""
+    rng = np.random.default_rng(2)
+    names = v.data_arguments(loss)
+    arrays = v.draw(loss, (32,))
+    draws = [v.meaning(loss, name)[0] for name in names]
+    if names[:2] == ["predictions", "targets"] and draws[:2] == [v._normal, v._normal]:
+        arrays[1] = np.zeros_like(arrays[1])
+        arrays[0] = (rng.choice([-1, 1], 32) * 10 ** rng.uniform(-15, 15, 32)).astype(np.float32)
+        yield arrays
+    elif draws[0] is v._rows and draws[1:] in ([v._labels], [v._distributions]):
+        best = np.arange(32) % v.CLASSES
+        arrays[0][np.arange(32), best] += np.linspace(0, 80, 32).astype(np.float32)
+        arrays[1] = best if names[1] == "labels" else np.eye(v.CLASSES, dtype=np.float32)[best]
+        yield arrays
+    elif names[0] == "logits" and draws in ([v._normal, v._fractions], [v._normal, v._signs]):
+        gaps = np.linspace(0, 80, 32).astype(np.float32)
+        arrays[0] = np.where(np.arange(32) % 2 == 0, gaps, -gaps)
+        low = -1.0 if names[1] == "signs" else 0.0
+        arrays[1] = np.where(np.arange(32) % 4 < 2, 1.0, low).astype(np.float32)
+        yield arrays
+
+
+def test_numbers_of_all_sizes_are_exact(loss):
     hyper, run = next(variants(loss))
-    compare(loss, v.draw(loss, (12,)), hyper, value_ulps=8, gradient_ulps=8, digits=110, run=run)
+    for arrays in (v.draw(loss, (12,)), *extremes(loss)):
+        compare(loss, arrays, hyper, value_ulps=8, gradient_ulps=8, digits=110, run=run)
 
 
 @pytest.mark.sampled
@@ -585,30 +609,6 @@ def test_hostile_numbers(loss):
 def test_hostile_numbers_with_every_choice(loss):
     for hyper, run in itertools.islice(variants(loss, numbers=False), 1, None):
         compare(loss, hostile(loss), hyper, value_ulps=32, gradient_ulps=64, run=run)
-
-
-def test_small_numbers_keep_their_digits(loss):
-    """Errors from 1e-15 to 1e15 and confident rows up to gaps of 80: promises L1 and L8."""
-    rng = np.random.default_rng(2)
-    names = v.data_arguments(loss)
-    arrays = v.draw(loss, (32,))
-    draws = [v.meaning(loss, name)[0] for name in names]
-    if names[:2] == ["predictions", "targets"] and draws[:2] == [v._normal, v._normal]:
-        arrays[1] = np.zeros_like(arrays[1])
-        arrays[0] = (rng.choice([-1, 1], 32) * 10 ** rng.uniform(-15, 15, 32)).astype(np.float32)
-    classes = draws[0] is v._rows and draws[1:] in ([v._labels], [v._distributions])
-    if classes or (names[0] == "logits" and draws in ([v._normal, v._fractions], [v._normal, v._signs])):
-        gaps = np.linspace(0, 80, 32).astype(np.float32)
-        if classes:
-            best = np.arange(32) % v.CLASSES
-            arrays[0][np.arange(32), best] += gaps
-            arrays[1] = best if names[1] == "labels" else np.eye(v.CLASSES, dtype=np.float32)[best]
-        else:
-            arrays[0] = np.where(np.arange(32) % 2 == 0, gaps, -gaps)
-            low = -1.0 if names[1] == "signs" else 0.0
-            arrays[1] = np.where(np.arange(32) % 4 < 2, 1.0, low).astype(np.float32)
-    hyper, run = next(variants(loss))
-    compare(loss, arrays, hyper, value_ulps=8, gradient_ulps=8, digits=110, run=run)
 
 
 def test_missing_classes_and_zero_targets(loss):

@@ -36,7 +36,8 @@ class Case(NamedTuple):
 
 def alternating(step):
     """A schedule whose values float32 holds exactly."""
-    return (jnp if isinstance(step, jax.Array) else np).where(step % 2 == 0, 0.5, 0.75)
+    even = step % 2 == 0
+    return jnp.where(even, 0.5, 0.75) if isinstance(step, jax.Array) else 0.5 if even else 0.75
 
 
 HEAVY = {"momentum": 0.9}
