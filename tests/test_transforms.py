@@ -235,11 +235,12 @@ def test_one_trace_and_donation(make, hyper):
 
 @swept
 def test_every_hyperparameter_sweeps_under_vmap(make, hyper):
+    unmoved = run(make(**{name: float(np.float32(value)) for name, value in hyper.items()}))
     for name, value in hyper.items():
         sweep = np.array([value, 0.5 * value], np.float32)
         got = jax.vmap(lambda x, name=name: run(make(**hyper | {name: x})))(jnp.asarray(sweep))
-        for i, x in enumerate(sweep):
-            one = run(make(**hyper | {name: float(x)}))
+        moved = run(make(**hyper | {name: float(sweep[1])}))
+        for i, one in enumerate((unmoved, moved)):
             chex.assert_trees_all_close(jax.tree.map(lambda a, i=i: a[i], got), one, rtol=1e-6, atol=1e-6)
 
 
