@@ -119,8 +119,7 @@ def test_state_is_a_fixed_point_of_type(make):
             for dtype in FLOATS if form is forms["python"] else ("bfloat16",):
                 params = parameters(dtype)
                 state = jax.eval_shape(tx.init, params)
-                owns = {0: FLOATS, 1: (dtype,)}.get(i, (MIXED[dtype],))
-                for own in owns if form is forms["python"] else (dtype,):
+                for own in FLOATS if i == 0 else (MIXED[dtype],):
                     args = (gradients(own), state, params)
                     updates, after = jax.eval_shape(lambda g, s, p, tx=tx: tx.update(g, s, p, **EXTRA), *args)
                     assert after == state, (option, dtype, own)
