@@ -48,10 +48,14 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_modifyitems(items):
-    """Of a test of what many share, with the mark `sampled`, seven cases of eight are slow."""
+    """Of a test of what many share, with the mark `sampled`, the first case and one of sixteen others are not slow."""
+    begun = set()
     for item in items:
-        if item.get_closest_marker("sampled") and zlib.crc32(item.nodeid.encode()) % 8:
-            item.add_marker("slow")
+        if item.get_closest_marker("sampled"):
+            test = item.nodeid.split("[")[0]
+            if test in begun and zlib.crc32(item.nodeid.encode()) % 16:
+                item.add_marker("slow")
+            begun.add(test)
 
 
 def pytest_runtest_setup(item):

@@ -12,22 +12,21 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
-@pytest.mark.parametrize("alpha", [0.0, 1e-3, 0.2, 1.0, 50.0])
 @pytest.mark.parametrize("transform", [targets.mixup, targets.cutmix], ids=["mixup", "cutmix"])
-def test_shares_are_what_was_kept(transform, alpha, per_sample):
+def test_shares_are_what_was_kept(transform, per_sample):
     """An image of its own number everywhere: the mean of the mixture says who is in it, and how much."""
     number = jnp.arange(8, dtype=jnp.float32)
     images = jnp.broadcast_to(number[:, None, None, None], (8, 6, 5, 2))
-    mixed, partners, shares = jax.jit(lambda k, x, a: transform(k, x, alpha=a, per_sample=per_sample))(
-        KEY, images, alpha
-    )
-    assert mixed.shape == images.shape
-    assert sorted(partners.tolist()) == list(range(8))
-    assert (shares >= 0).all() and (shares <= 1).all()  # noqa: PT018
-    assert per_sample or len(set(shares.tolist())) == 1
-    np.testing.assert_allclose(mixed.mean((1, 2, 3)), targets.mix(number, partners, shares), rtol=1e-5, atol=1e-6)
-    if alpha == 0:
-        np.testing.assert_array_equal(mixed, images)
+    run = jax.jit(lambda alpha: transform(KEY, images, alpha=alpha, per_sample=per_sample))
+    for alpha in (0.0, 1e-3, 0.2, 1.0, 50.0):
+        mixed, partners, shares = run(alpha)
+        assert mixed.shape == images.shape
+        assert sorted(partners.tolist()) == list(range(8))
+        assert (shares >= 0).all() and (shares <= 1).all()  # noqa: PT018
+        assert per_sample or len(set(shares.tolist())) == 1
+        np.testing.assert_allclose(mixed.mean((1, 2, 3)), targets.mix(number, partners, shares), rtol=1e-5, atol=1e-6)
+        if alpha == 0:
+            np.testing.assert_array_equal(mixed, images)
 
 
 def test_cutmix_cuts_one_box():

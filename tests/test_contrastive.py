@@ -79,6 +79,7 @@ def tiled_is_plain(case, dtype, tolerance):
     agree(run(x, y, 5), run(x, y, None), tolerance)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("case", CASES)
 def test_tiled_is_plain(case):
     with jax.enable_x64(True):

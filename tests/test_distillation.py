@@ -99,6 +99,7 @@ HARD = [
 ]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("options", HARD, ids=str)
 def test_mixtures_are_exact(options):
     """Hostile rows, those of harmless size too: tied, saturated, sure and wrong."""
@@ -204,6 +205,7 @@ def add_tail(log_probs):
     return np.concatenate([log_probs, np.log(-np.expm1(total))], axis=-1)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("tail", ["bucket", "renormalize"])
 def test_trl_top_k(beta, tail):
@@ -309,6 +311,7 @@ def of_states(hidden, embedding, bias, states, head, bends=None, **options):
     return losses.linear_distillation(hidden, states, **heads, **(bends or {}), **options)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("tile", [None, 5])
 @pytest.mark.parametrize("bends", [{}, JS, REVERSE | BENT | {"teacher_soft_cap": 3.0}], ids=["bare", "js", "bent"])
 def test_linear_is_the_loss_of_the_logits(bends, tile):
@@ -455,6 +458,7 @@ def test_the_code_of_the_authors(name):
     np.testing.assert_allclose(getattr(losses, name)(*rows, **options), AUTHORS[name](), rtol=1e-5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", list(AUTHORS)[1:])
 def test_sets_on_several_devices(name):
     """With `axis_name`: the loss and the gradient of the whole set, masked elements and all."""

@@ -66,6 +66,7 @@ def cloud(seed, n, *shape, shift=0.0):
 # ---- rows: digits, limits, missing classes ---------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @each_row
 @pytest.mark.parametrize("of", ["probabilities", "logits"])
 def test_close_distributions_keep_their_digits(name, options, of):
@@ -87,6 +88,7 @@ def test_close_distributions_keep_their_digits(name, options, of):
         assert v.ulps(value, right) <= 32, (value, right)
 
 
+@pytest.mark.sampled
 @each_row
 def test_equal_distributions_cost_nothing(name, options):
     q, _ = distributions(2)
@@ -100,6 +102,7 @@ def test_equal_distributions_cost_nothing(name, options):
         assert not any(np.any(g) for g in gradients)
 
 
+@pytest.mark.sampled
 @each_row
 def test_logits_far_apart_are_exact(name, options):
     """Gaps up to 60 and rows that agree on no class that matters, values and gradients by the student's logits."""
@@ -172,7 +175,7 @@ def test_orders_pass_smoothly_through_their_exceptions(name, at):
     if at < 1 and name == "renyi":
         return
     orders = jnp.asarray(at + np.array([-1e-2, -1e-4, -1e-6, 0, 1e-6, 1e-4, 1e-2]), jnp.float32)
-    values, slopes = jax.vmap(jax.value_and_grad(f))(orders)
+    values, slopes = quick(jax.vmap(jax.value_and_grad(f)))(orders)
     with mpmath.workdps(60):
         oracle = lambda a: np.mean(ORACLES[name](mp(q), mp(t), alpha=a))  # noqa: E731
         step = mpmath.mpf(10) ** -20
@@ -345,6 +348,7 @@ def test_torch_closed_forms(reverse):
         np.testing.assert_allclose(ours, kl(*pair).numpy(), rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6])
 @pytest.mark.parametrize("at", [0.01, 1.0, 7.5, 100.0, 1e5])
 @pytest.mark.parametrize("direction", ["any", "of the mean"])
@@ -459,6 +463,7 @@ def weighings(name):
     return f, cloud(0, 6, 2), cloud(1, 5, 2, shift=1.5) * 2
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["wasserstein_1d", *SAMPLED])
 @pytest.mark.parametrize("unbiased", [False, True])
 def test_points_without_weight_do_not_exist(name, unbiased):

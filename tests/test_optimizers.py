@@ -200,6 +200,7 @@ def test_every_hyperparameter_sweeps_under_vmap(make):
             chex.assert_trees_all_close(found, f(lane), rtol=4 * 2.0**-23, atol=4 * 2.0**-23)
 
 
+@pytest.mark.sampled
 @every
 def test_schedule_of_a_constant_is_the_constant(make):
     values = {"learning_rate": 0.01} | v.hyperparameters(make)
@@ -269,6 +270,7 @@ def test_it_descends(make):
     assert jnp.nanmin(values[:, -1] / values[:, 0]) < 0.05
 
 
+@pytest.mark.sampled
 @every
 def test_the_optimizer_is_its_direction_assembled(make):
     direction = v.DIRECTIONS.get(f"scale_by_{make.__name__}")
@@ -388,6 +390,7 @@ def test_it_is_differentiable_everywhere(make):
             chex.assert_tree_all_finite(found)
 
 
+@pytest.mark.sampled
 @every
 def test_odd_trees(make):
     """Promise O12."""

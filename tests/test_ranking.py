@@ -401,6 +401,7 @@ def test_hinge_is_the_area_under_the_curve_of_two_grades():
         close(jitted(losses.pairwise_hinge, margin=margin, squared=True)(SCORES, labels), theirs)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "loss",
     [

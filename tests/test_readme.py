@@ -68,9 +68,11 @@ def benchmarks():
     def row(r):
         times = [number(r["lossax_ms"]), number(r.get("peer_ms")), number(r.get("ratio"))]
         memory = ["-" if r.get(k) is None else f"{r[k] / 2**20:.1f}" for k in ("lossax_bytes", "peer_bytes")]
-        return [r["case"], r["peer"] or "-", *times, *memory]
+        compiling = [number(r.get(k)) for k in ("lossax_compile_s", "peer_compile_s")]
+        return [r["case"], r["peer"] or "-", *times, *memory, *compiling]
 
-    head = ("Case", "Peer", "lossax, ms", "peer, ms", "ratio", "lossax, MiB", "peer, MiB")
+    sizes = ("lossax, MiB", "peer, MiB", "lossax, s to compile", "peer, s")
+    head = ("Case", "Peer", "lossax, ms", "peer, ms", "ratio", *sizes)
     about = ", ".join(f"{key} {value}" for key, value in results["about"].items())
     return f"{table(head, map(row, results['rows']))}\n\n({about})"
 

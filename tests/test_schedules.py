@@ -115,6 +115,7 @@ def test_agrees_with_its_oracle(make, place):
     np.testing.assert_allclose(series(schedule, STEPS), one_by_one(theirs, STEPS), rtol=1e-6, atol=2e-7)
 
 
+@pytest.mark.sampled
 @every
 def test_the_step_may_be_anything(make, place):
     schedule = build(make, ours(make, place))
@@ -171,6 +172,7 @@ def test_nonsense_is_refused(make, place):
                     build(make, fill([form(value) if i == j else x for j, x in enumerate(values)]))
 
 
+@pytest.mark.sampled
 @every
 def test_float64(make, place):
     with jax.enable_x64(True):
@@ -180,6 +182,7 @@ def test_float64(make, place):
         np.testing.assert_allclose(series(schedule, STEPS), one_by_one(theirs, STEPS), rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.sampled
 @every
 def test_as_learning_rate_of_an_optimizer_built_under_vmap(make, place):
     _, (value, *others), fill = numbers(ours(make, place))

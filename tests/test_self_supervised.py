@@ -237,6 +237,7 @@ EVERY = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("loss", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("tile", [None, 2])
 def test_statistics_of_all_devices(loss, tile):

@@ -150,6 +150,7 @@ def test_nothing_kept_is_zero(loss):
     assert not any(np.any(x) for x in jax.tree.leaves(everything(spoiled)))
 
 
+@pytest.mark.sampled
 def test_integer_weight_is_repetition(loss):
     if spatial(loss) or not v.ability(loss, "REPEATS", True):
         return

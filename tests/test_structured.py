@@ -188,6 +188,7 @@ def test_evidential_is_that_of_the_textbook(form):
         np.testing.assert_allclose(run(EVIDENCE, LABELS), risk + weight * kl, rtol=2e-6)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0])
 def test_much_and_little_evidence_keep_their_digits(form, kl_weight):

@@ -302,6 +302,7 @@ def test_only_transformations_are_wrapped(make):
         transforms.error_feedback(transforms.compress_sign)
 
 
+@pytest.mark.sampled
 @every
 def test_differentiable_from_any_gradient(make, hyper):
     def after(hyper, params, scale):
@@ -317,6 +318,7 @@ def test_differentiable_from_any_gradient(make, hyper):
             chex.assert_tree_all_finite(found)
 
 
+@pytest.mark.sampled
 @every
 def test_odd_trees(make, hyper):
     tx = make(**hyper)
