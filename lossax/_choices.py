@@ -12,6 +12,7 @@ from jax import lax
 
 from lossax import _running
 from lossax._numerics import divide, exp_difference, with_slopes
+from lossax._tile import numbered
 
 Pair = tuple[jax.Array, jax.Array]
 """A sum of exponentials, as in `_running.add_exponentials`."""
@@ -104,8 +105,7 @@ def negative_log_likelihood(
       Float `[...]`.
     """
     events = events & (weights > 0)
-    places = lax.broadcasted_iota(jnp.int32, times.shape, times.ndim - 1)
-    times, censored, order = lax.sort((times, (~events).astype(jnp.int32), places), num_keys=2)
+    times, censored, order = lax.sort((times, (~events).astype(jnp.int32), numbered(times)), num_keys=2)
     log_hazards, weights = (jnp.take_along_axis(x, order, axis=-1) for x in (log_hazards, weights))
     events = censored == 0
 

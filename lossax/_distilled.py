@@ -10,7 +10,7 @@ from jax import lax
 
 from lossax import _check, _hyper, _numerics, _ratios
 from lossax._reduction import masked
-from lossax._tile import by_rows
+from lossax._tile import by_rows, over_sets
 
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "total_variation"]
 Tail = Literal["bucket", "renormalize"]
@@ -117,9 +117,7 @@ def _without(logits: jax.Array, indices: jax.Array, present: jax.Array) -> jax.A
     def of_row(row, places):
         return row.at[places].set(-jnp.inf, mode="drop")
 
-    for _ in logits.shape[:-1]:
-        of_row = jax.vmap(of_row)
-    return of_row(logits, indices)
+    return over_sets(of_row, logits.ndim - 1)(logits, indices)
 
 
 def _above(logits: jax.Array, base: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from jax import lax
 from lossax import _check, _running
 from lossax._numerics import sigmoid_pair, with_slopes
 from lossax._reduction import masked, unit_weights
-from lossax._tile import by_rows, whole
+from lossax._tile import by_rows, numbered, spread_like, whole
 
 Gain = Literal["exponential", "linear"]
 """What an item of relevance y is worth: 2^y - 1, or y."""
@@ -33,7 +33,7 @@ def lists(
     _check.real(**{name: relevances})
     _check.same_shape(**{"scores": scores, name: relevances})
     _check.units_of({"scores": scores})
-    scores, relevances, where, weights = whole((scores, relevances, where, weights))
+    scores, relevances, where, weights = whole((scores, relevances, where, weights), 1)
     (scores,), (relevances,) = masked(where, scores), masked(where, relevances)
     if not jnp.issubdtype(relevances.dtype, jnp.signedinteger) or relevances.dtype.itemsize < 4:
         relevances = relevances.astype(scores.dtype)
@@ -41,7 +41,7 @@ def lists(
         relevances = _check.domain("nonnegative", lambda y: y >= 0, **{name: relevances.astype(scores.dtype)})
     elif jnp.issubdtype(relevances.dtype, jnp.floating):
         relevances = _check.domain("numbers", lambda y: y == y, **{name: relevances})
-    kept = unit_weights(scores.shape, where, weights, dtype=scores.dtype)
+    kept = spread_like(unit_weights(scores.shape, where, weights, dtype=scores.dtype), scores)
     missing = jnp.any(relevances != relevances, axis=-1)
     return scores, lax.stop_gradient(relevances), kept, jnp.where(missing, jnp.nan, jnp.ones((), scores.dtype))
 
@@ -53,9 +53,8 @@ def in_order(scores: jax.Array, exists: jax.Array, *arrays: jax.Array) -> tuple[
       Whether each is the first of its score, the place of that one and the place behind the last, all counted from 0,
       and the arrays.
     """
-    index = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
     safe = lax.stop_gradient(jnp.where(exists, scores, 0))
-    missing, falling, order = lax.sort(((~exists).astype(jnp.int32), -safe, index), num_keys=2)
+    missing, falling, order = lax.sort(((~exists).astype(jnp.int32), -safe, numbered(scores)), num_keys=2)
     new = (missing[..., 1:] != missing[..., :-1]) | (falling[..., 1:] != falling[..., :-1])
     new = jnp.concatenate([jnp.ones_like(exists[..., :1]), new], axis=-1)
     return new, *_running.bounds(new), *(jnp.take_along_axis(x, order, axis=-1) for x in arrays)
@@ -63,7 +62,7 @@ def in_order(scores: jax.Array, exists: jax.Array, *arrays: jax.Array) -> tuple[
 
 def ranks(array: jax.Array) -> jax.Array:
     """1, 2, 3, ... along the last axis."""
-    return lax.broadcasted_iota(array.dtype, array.shape, array.ndim - 1) + 1.0
+    return numbered(array).astype(array.dtype) + 1.0
 
 
 def _gain_slopes(relevances: jax.Array) -> tuple[jax.Array]:

@@ -1,6 +1,5 @@
 """Samples: distributions that are known by points and their weights. One unit is a pair of samples."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from jax import lax
 from lossax import _check
 from lossax._numerics import absolute, divide, power
 from lossax._reduction import masked, unit_weights
+from lossax._tile import numbered, over_sets
 
 
 def samples(where: Any, predictions: Any, targets: Any, axes: int) -> tuple[jax.Array, jax.Array]:
@@ -46,20 +46,12 @@ def weighted(where: Any, points: jax.Array, axes: int, **weights: Any) -> tuple[
     return jnp.where(nothing, 0, points), divide(given, total[..., None]), total
 
 
-def over_units(f: Callable[..., Any], axes: int) -> Callable[..., Any]:
-    """`f` of one unit, for units on that many axes."""
-    for _ in range(axes):
-        f = jax.vmap(f)
-    return f
-
-
 def in_order(points: jax.Array, *others: jax.Array) -> tuple[jax.Array, ...]:
     """Points in ascending order along the last axis, and what belongs to them.
 
     Gathered, since the derivative of a sort is not defined on explicit meshes.
     """
-    place = lax.broadcasted_iota(jnp.int32, points.shape, points.ndim - 1) + jnp.zeros_like(points, jnp.int32)
-    _, origin = lax.sort((lax.stop_gradient(points), place), num_keys=1)
+    _, origin = lax.sort((lax.stop_gradient(points), numbered(points)), num_keys=1)
     return tuple(jnp.take_along_axis(x, origin, axis=-1, mode="clip") for x in (points, *others))
 
 
@@ -122,7 +114,7 @@ def wasserstein(
         return _transport(predictions, targets, p)
     x, of_x, total = weighted(where, predictions, 1, prediction_weights=of_predictions)
     y, of_y, other = weighted(where, targets, 1, target_weights=of_targets)
-    values = over_units(lambda x, y, of_x, of_y: _weighted_transport(x, y, of_x, of_y, p), x.ndim - 1)(x, y, of_x, of_y)
+    values = over_sets(lambda x, y, of_x, of_y: _weighted_transport(x, y, of_x, of_y, p), x.ndim - 1)(x, y, of_x, of_y)
     return of_something(values, total, other)
 
 

@@ -40,11 +40,16 @@ def on_one_device() -> bool:
     return by_hand or jax.device_count() == 1
 
 
-def whole(tree: Any) -> Any:
-    """The arrays with every axis whole on each device."""
+def whole(tree: Any, axes: int | None = None) -> Any:
+    """The arrays with their axes, or so many of the last ones, whole on each device."""
     if not explicit():
         return tree
-    return jax.tree.map(lambda x: reshard(x, PartitionSpec()) if jnp.ndim(x) else x, tree)
+
+    def gathered(x):
+        rest = () if axes is None else tuple(jax.typeof(x).sharding.spec)[: max(x.ndim - axes, 0)]
+        return reshard(x, PartitionSpec(*rest))
+
+    return jax.tree.map(lambda x: gathered(x) if isinstance(x, jax.Array) else x, tree)
 
 
 def kept_whole(tree: Any) -> Any:
@@ -58,6 +63,11 @@ def kept_whole(tree: Any) -> Any:
 def spread_like(x: jax.Array, like: jax.Array) -> jax.Array:
     """The array, spread over devices as another of its shape is."""
     return reshard(x, jax.typeof(like).sharding.spec) if explicit() else x
+
+
+def numbered(x: jax.Array) -> jax.Array:
+    """0, 1, 2, ... along the last axis, spread over devices as the array is."""
+    return spread_like(lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1), x)
 
 
 def taken(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -268,11 +278,28 @@ def _grown(top: jax.Array, mass: jax.Array, block: jax.Array) -> tuple[jax.Array
     return new, mass * jnp.exp(top - shift) + jnp.sum(jnp.exp(block - shift[None, :]), axis=0)
 
 
+def _spread_alike(arrays: Any, sets: int) -> Any:
+    """The arrays with their leading axes spread over devices as any of them is: `vmap` asks for it."""
+    specs = [tuple(jax.typeof(x).sharding.spec) for x in jax.tree.leaves(arrays)]
+    names = lambda part: set(jax.tree.leaves(part))  # noqa: E731
+    lead, used = [], set()
+    for axis in range(sets):
+        lead.append(next((spec[axis] for spec in specs if spec[axis] and not names(spec[axis]) & used), None))
+        used |= names(lead[-1])
+
+    def spread(x):
+        rest = (None if names(part) & used else part for part in tuple(jax.typeof(x).sharding.spec)[sets:])
+        return reshard(x, PartitionSpec(*lead, *rest))
+
+    return jax.tree.map(spread, arrays)
+
+
 def over_sets(f: Callable, sets: int) -> Callable:
     """`f` of one set, for arrays with so many leading axes of sets."""
+    each = f
     for _ in range(sets):
-        f = jax.vmap(f)
-    return f
+        each = jax.vmap(each)
+    return lambda *arrays: each(*_spread_alike(arrays, sets) if sets and explicit() else arrays)
 
 
 def gathered(x: jax.Array, axis_name: str | None) -> jax.Array:

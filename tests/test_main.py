@@ -51,6 +51,7 @@ def nothing(*_):
 
 def test_defaults_are_choices():
     assert set(shell.LOSSES) <= set(choices.losses())
+    assert not {"coral", "corn"} & set(choices.losses()), "their logits are of thresholds, not of classes"
     assert set(shell.OPTIMIZERS) <= set(choices.optimizers())
     for name in shell.OPTIMIZERS:
         choices.needs_the_gradient_alone(name)

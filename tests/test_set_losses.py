@@ -201,8 +201,9 @@ def test_sharded_is_local(loss):
     arrays = v.draw(loss, (8, 16, *elements(loss)[1:]))
     step = quick(jax.value_and_grad(bound(loss), argnums=float_positions(arrays)))
     expected = jax.tree.leaves(step(*arrays))
-    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
-    for spec in (PartitionSpec("batch"), PartitionSpec(None, "batch")):
+    specs = PartitionSpec("batch"), PartitionSpec(None, "batch")
+    for spec, kind in itertools.product(specs, (AxisType.Auto, AxisType.Explicit)):
+        mesh = jax.make_mesh((8,), ("batch",), axis_types=(kind,))
         with jax.set_mesh(mesh):
             actual = step(*(jax.device_put(a, NamedSharding(mesh, spec)) for a in arrays))
         for x, y in zip(jax.tree.leaves(actual), expected, strict=True):

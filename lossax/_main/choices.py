@@ -25,9 +25,11 @@ def _functions(module: Any) -> dict[str, tuple[Callable, set[str]]]:
 
 @functools.cache
 def losses() -> dict[str, Callable]:
-    """Losses of (logits, labels) with one unit per example."""
+    """Losses of (logits, labels) with one unit per example and one logit per class."""
 
     def fits(loss):
+        if "[..., classes - 1]" in (loss.__doc__ or ""):  # one per threshold between classes
+            return False
         logits, labels = jax.ShapeDtypeStruct((4, 3), jnp.float32), jax.ShapeDtypeStruct((4,), jnp.int32)
         try:
             return jax.eval_shape(lambda z, y: loss(z, y, reduction="none"), logits, labels).shape == labels.shape

@@ -6,8 +6,8 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from lossax import _check
-from lossax._sampled import over_units
 from lossax._sequences import chain
+from lossax._tile import over_sets
 
 
 def _entry(array: jax.Array, index: jax.Array) -> jax.Array:
@@ -50,7 +50,7 @@ def _decode(
 
 @jax.jit  # loops are compiled once, not at every call outside of jit
 def _decoded(logits: jax.Array, keep: jax.Array, scores: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    return over_units(lambda *sequence: _decode(*sequence, *scores), keep.ndim - 1)(logits, keep)
+    return over_sets(lambda *sequence: _decode(*sequence, *scores), keep.ndim - 1)(logits, keep)
 
 
 def viterbi(

@@ -11,6 +11,7 @@ from lossax import _check
 from lossax._numerics import divide, positive_part, sqrt
 from lossax._pairs import each_pair, kernel_gap, median_distance
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import over_sets, whole
 from lossax._types import Reduction
 
 Kernel = Literal["linear", "rbf"]
@@ -23,6 +24,7 @@ def _sets(where: Any, predictions: Any, targets: Any, weights: Any) -> tuple[jax
     own, other = _check.spec(predictions)[0], _check.spec(targets)[0]
     if min(len(own), len(other)) < 2 or own[:-1] != other[:-1]:
         raise ValueError(f"expected shapes equal but for features, got predictions{list(own)}, targets{list(other)}")
+    (predictions, targets), (where, weights) = whole((predictions, targets), 2), whole((where, weights), 1)
     (predictions,), (targets,) = masked(where, predictions, event=1), masked(where, targets, event=1)
     kept = unit_weights(own[:-1], where, weights, dtype=predictions.dtype)
     nothing = (kept == 0)[..., None]
@@ -131,9 +133,7 @@ def _values(where: Any, predictions: Any, targets: Any, weights: Any, bandwidth:
     def unit(x, y, weights):
         return _dependence(x, y, weights, bandwidth, **static)
 
-    for _ in kept.shape[:-1]:
-        unit = jax.vmap(unit)
-    return unit(predictions, targets, kept), jnp.sum(kept, axis=-1) > 0
+    return over_sets(unit, kept.ndim - 1)(predictions, targets, kept), jnp.sum(kept, axis=-1) > 0
 
 
 def hsic(

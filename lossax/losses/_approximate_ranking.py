@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from lossax import _check, _numerics, _ranking
 from lossax._numerics import divide, positive_part, with_slopes
 from lossax._reduction import masked, reduce
+from lossax._tile import numbered
 from lossax._types import Reduction
 
 
@@ -99,9 +100,8 @@ def approx_ndcg(
     tau = _ranking.of_lists(masked(None, scores, temperature)[1])
     worth = jnp.where(kept > 0, kept * _ranking.gains(relevances, gain), 0)
     # In the best order there is, the places are known: what the loss is made of is how far the smooth ones are off.
-    index = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
     keys = (kept <= 0).astype(jnp.int32), -worth, -lax.stop_gradient(scores)
-    *_, order = lax.sort((*keys, index), num_keys=3)
+    *_, order = lax.sort((*keys, numbered(scores)), num_keys=3)
     scores, worth, kept = (jnp.take_along_axis(x, order, axis=-1) for x in (scores, worth, kept))
     place = _ranking.ranks(scores)
     worth = divide(worth, jnp.sum(worth * _ranking.discounts(place), axis=-1, keepdims=True))

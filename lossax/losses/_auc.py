@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from lossax import _check, _double, _excess, _numerics
 from lossax._numerics import divide, positive_part
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import numbered, whole
 from lossax._types import Reduction
 
 
@@ -21,6 +22,7 @@ def _sides(
     _check.real(targets=targets)
     _check.same_shape(logits=logits, targets=targets)
     _check.units_of({"logits": logits})
+    logits, targets, where, weights = whole((logits, targets, where, weights), 1)
     logits, targets = masked(where, logits, targets)
     targets = _check.domain("in [0, 1]", lambda t: (t >= 0) & (t <= 1), targets=targets)
     kept = unit_weights(logits.shape, where, weights, dtype=logits.dtype)
@@ -84,7 +86,7 @@ def auc_squared_hinge(
     zero = jnp.zeros_like(logits)
     high = jnp.concatenate([logits, ahead], axis=-1)
     low = jnp.concatenate([zero, lost], axis=-1)
-    index = lax.broadcasted_iota(jnp.int32, high.shape, high.ndim - 1)
+    index = numbered(high)
     keys = lax.stop_gradient((-high, -low))
     *_, order = lax.sort((*keys, index), dimension=-1, num_keys=2)
     sides = (

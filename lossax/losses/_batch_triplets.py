@@ -14,17 +14,12 @@ from lossax import _check, _coupled, _double, _excess, _mining
 from lossax._numerics import divide, positive_part, sqrt
 from lossax._pairs import length
 from lossax._reduction import reduce
-from lossax._tile import by_rows, gathered, over_sets, spread_like, taken, whole
+from lossax._tile import by_rows, gathered, numbered, over_sets, taken, whole
 from lossax._types import Reduction
 
 Mining = Literal[
     "hard", "all", "semihard", "easy_positive", "easy_positive_semihard", "multi_similarity", "distance_weighted"
 ]
-
-
-def _columns(matrix: jax.Array) -> jax.Array:
-    """The number of the column of each entry."""
-    return spread_like(lax.broadcasted_iota(jnp.int32, matrix.shape, 1), matrix)
 
 
 def _sum_of_hinges(distances, positive, negative, margin):
@@ -35,7 +30,7 @@ def _sum_of_hinges(distances, positive, negative, margin):
     ahead, lost = _double.add(distances, jnp.broadcast_to(margin, distances.shape))
     first = positive > 0
     high, low = jnp.where(first, ahead, distances), jnp.where(first, lost, 0)
-    index = _columns(high)
+    index = numbered(high)
     keys = (*lax.stop_gradient((high, low)), (~first).astype(jnp.int32))
     *_, order = lax.sort((*keys, index), dimension=-1, num_keys=3)
     placed = (-high, -lax.stop_gradient(low), positive, negative)
@@ -59,7 +54,7 @@ def _sum_of_softplus(distances, positive, negative, margin):
 
 def _next_negatives(distances, same, others):
     """The distance of the nearest negative that is farther than each positive, and whether there is one."""
-    index = _columns(distances)
+    index = numbered(distances)
     keys = (lax.stop_gradient(distances), (~others).astype(jnp.int32))  # of one distance negatives come first
     *_, order = lax.sort((*keys, index), dimension=-1, num_keys=2)
     size = distances.shape[-1]

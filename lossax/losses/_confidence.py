@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from lossax import _check, _numerics
+from lossax import _check, _numerics, _running
 from lossax._reduction import labelled, masked, reduce, unit_weights
+from lossax._tile import over_sets, whole
 from lossax._types import Reduction
 
 
@@ -19,6 +20,7 @@ def _answers(
     _check.integer(labels=labels)
     _check.units_of({"logits": logits}, 2)
     _check.units_of({"logits": logits}, labels=labels)
+    logits, (labels, where, weights) = whole(logits, 2), whole((labels, where, weights), 1)
     rows, labels, known = labelled(where, logits, labels)
     p, others = _numerics.softmax_pair(rows)
     answer = jnp.argmax(rows, axis=-1)
@@ -46,9 +48,9 @@ def _laplace_form(a: jax.Array, x: jax.Array) -> jax.Array:
     """
     order = jnp.argsort(x)
     x, a = x[order], a[order]
-    gap = jnp.diff(x, prepend=x[:1])
-    total = _filter(jnp.exp(-jnp.append(gap[1:], 0.0)), a, reverse=True)
-    return jnp.sum((-jnp.expm1(-2.0 * gap)).at[0].set(1.0) * jnp.square(total))
+    gap, edge = x[1:] - x[:-1], jnp.ones_like(x[:1])
+    total = _filter(jnp.concatenate([jnp.exp(-gap), edge]), a, reverse=True)
+    return jnp.sum(jnp.concatenate([edge, -jnp.expm1(-2.0 * gap)]) * jnp.square(total))
 
 
 @_laplace_form.defjvp
@@ -58,15 +60,14 @@ def _(primals, tangents):
     order = jax.lax.stop_gradient(jnp.argsort(x))
     place = jnp.argsort(order)
     ranked, b = x[order], a[order]
-    gap = jnp.diff(ranked)
-    decay, after = (
-        jnp.exp(-jnp.concatenate(g)) for g in ((jnp.zeros((1,), x.dtype), gap), (gap, jnp.zeros((1,), x.dtype)))
-    )
-    below, above = _filter(decay, b, reverse=False), _filter(after, b, reverse=True)
+    gap, edge = ranked[1:] - ranked[:-1], jnp.ones_like(x[:1])
+    decay = jnp.exp(-gap)
+    below = _filter(jnp.concatenate([edge, decay]), b, reverse=False)
+    above = _filter(jnp.concatenate([decay, edge]), b, reverse=True)
     by_a = 2.0 * (below + above - b)
     # Equals neither push nor pull: the sums over what is strictly smaller and strictly larger.
-    first, last = jnp.searchsorted(ranked, ranked), jnp.searchsorted(ranked, ranked, side="right") - 1
-    smaller, larger = (below - b)[first], (above - b)[last]
+    first, end = _running.bounds(jnp.concatenate([edge > 0, gap > 0]))
+    smaller, larger = (below - b)[first], (above - b)[end - 1]
     by_x = 2.0 * b * (larger - smaller)
     return _laplace_form(a, x), jnp.sum(by_a[place] * da) + jnp.sum(by_x[place] * dx)
 
@@ -118,8 +119,7 @@ def mmce(
     n = confidence.shape[-1]
     if not n:
         return reduce(jnp.zeros(kept.shape, confidence.dtype), kept, None, reduction)
-    flat = ((share * short).reshape(-1, n), (confidence / bandwidth).reshape(-1, n))
-    squared = jax.vmap(_laplace_form)(*flat).reshape(kept.shape)
+    squared = over_sets(_laplace_form, kept.ndim)(share * short, confidence / bandwidth)
     return reduce(_numerics.sqrt(squared), kept, None, reduction)
 
 

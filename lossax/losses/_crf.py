@@ -8,8 +8,8 @@ from jax.typing import ArrayLike
 from lossax import _check
 from lossax._numerics import label_surprise
 from lossax._reduction import masked, reduce
-from lossax._sampled import over_units
 from lossax._sequences import chain, existing
+from lossax._tile import over_sets
 from lossax._types import Reduction
 
 
@@ -70,7 +70,7 @@ def _surprise(
 
 @jax.jit  # the loop is compiled once, not at every call outside of jit
 def _surprises(logits: jax.Array, labels: jax.Array, keep: jax.Array, scores: tuple[jax.Array, ...]) -> jax.Array:
-    return over_units(lambda *sequence: _surprise(*sequence, *scores), labels.ndim - 1)(logits, labels, keep)
+    return over_sets(lambda *sequence: _surprise(*sequence, *scores), labels.ndim - 1)(logits, labels, keep)
 
 
 def linear_chain_crf(

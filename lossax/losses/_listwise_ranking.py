@@ -273,7 +273,7 @@ def plackett_luce(
     _check.choice(("efron", "breslow"), ties=ties)
     _check.same_shape(scores=scores, ranks=ranks)
     _check.units_of({"scores": scores})
-    scores, ranks, where, weights = whole((scores, ranks, where, weights))
+    scores, ranks, where, weights = whole((scores, ranks, where, weights), 1)
     (scores,), (ranks,) = masked(where, scores), masked(where, ranks)
     ranks = ranks.astype(jnp.int32) if ranks.dtype.itemsize < 4 else ranks
     kept = unit_weights(scores.shape, where, weights, dtype=scores.dtype)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from lossax import _check, _ranking
 from lossax._numerics import divide
 from lossax._reduction import masked, reduce
-from lossax._tile import by_rows
+from lossax._tile import by_rows, numbered
 from lossax._types import Reduction
 
 
@@ -24,7 +24,7 @@ def _slope_of_ties(scores: jax.Array, start: jax.Array, end: jax.Array) -> jax.A
 @_slope_of_ties.defjvp
 def _(primals, tangents):
     scores, start, end = primals
-    index = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    index = numbered(scores)
     total = jnp.cumsum(tangents[0], axis=-1)
     total = jnp.concatenate([jnp.zeros_like(total[..., :1]), total], axis=-1)
     until, before, behind = (jnp.take_along_axis(total, i, axis=-1) for i in (start, index, index + 1))

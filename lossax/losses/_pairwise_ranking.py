@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from lossax import _check, _double, _excess, _numerics, _ranking
 from lossax._numerics import divide
 from lossax._reduction import masked, reduce, unit_weights
-from lossax._tile import whole
+from lossax._tile import numbered, whole
 from lossax._types import Reduction
 
 
@@ -164,7 +164,7 @@ def _excess_of_pairs(
     number = jnp.cumsum(new.astype(jnp.int32), axis=-1) - 1  # the most relevant are 0
     highest = jnp.max(number, initial=0)
     margin = jnp.broadcast_to(margin, scores.shape)
-    index = lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
+    index = numbered(scores)
 
     def apart(digit, scores, shares, margin):
         lower = (lax.shift_right_logical(number, digit) & 1) == 1
@@ -187,7 +187,7 @@ def _excess_of_pairs(
         return total + lax.cond(there, apart, nothing, digit, scores, shares, margin), None
 
     digits = jnp.arange((max(scores.shape[-1], 1) - 1).bit_length(), dtype=jnp.int32)
-    return lax.scan(add, jnp.zeros(scores.shape[:-1], scores.dtype), digits)[0]
+    return lax.scan(add, jnp.zeros_like(jnp.sum(scores, axis=-1)), digits)[0]
 
 
 def pairwise_hinge(
@@ -290,7 +290,7 @@ def pairwise_squared_error(
     _check.real(targets=targets)
     _check.same_shape(predictions=predictions, targets=targets)
     _check.units_of({"predictions": predictions})
-    predictions, targets, where, weights = whole((predictions, targets, where, weights))
+    predictions, targets, where, weights = whole((predictions, targets, where, weights), 1)
     predictions, targets = masked(where, predictions, targets)
     kept = unit_weights(predictions.shape, where, weights, dtype=predictions.dtype)
     shares = _shares(kept)

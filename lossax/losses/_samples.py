@@ -13,7 +13,8 @@ from lossax import _check
 from lossax._numerics import divide, positive_part
 from lossax._pairs import KERNELS, kernel_gap, length, mean_of_pairs, median_distance
 from lossax._reduction import masked, reduce, unit_weights
-from lossax._sampled import in_order, of_something, over_units, samples, wasserstein, weighted
+from lossax._sampled import in_order, of_something, samples, wasserstein, weighted
+from lossax._tile import over_sets
 from lossax._types import Reduction
 
 
@@ -214,7 +215,7 @@ def energy_distance(
             return _energy_of_numbers(x[:, 0], y[:, 0], of_x, of_y, sizes, unbiased)
         return 2.0 * _two_samples(length, 0.5 * x, 0.5 * y, of_x, of_y, sizes, unbiased)
 
-    values = over_units(unit, x.ndim - 2)(x, y, of_x, of_y, total, other)
+    values = over_sets(unit, x.ndim - 2)(x, y, of_x, of_y, total, other)
     return reduce(of_something(values, total, other), where, weights, reduction)
 
 
@@ -291,7 +292,7 @@ def mmd(
             scale = bandwidths * median_distance(jnp.concatenate([x, y]), pooled)
         return _two_samples(kernel_gap(kernel, scale), x, y, of_x, of_y, sizes, unbiased)
 
-    values = over_units(unit, x.ndim - 2)(x, y, of_x, of_y, total, other)
+    values = over_sets(unit, x.ndim - 2)(x, y, of_x, of_y, total, other)
     return reduce(of_something(values, total, other), where, weights, reduction)
 
 

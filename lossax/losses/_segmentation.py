@@ -15,6 +15,7 @@ from lossax import _check, _maps, _numerics
 from lossax._maps import Absent, Activation, share
 from lossax._numerics import divide, positive_part, with_slopes
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import whole
 from lossax._types import Reduction
 
 
@@ -470,6 +471,7 @@ def _extension(errors: jax.Array, order: jax.Array, truth: jax.Array, kept: jax.
     two indices near 1 has lost its digits in images of a few thousand pixels. `order` falls where the errors rise, also
     where they are rounded to the same number.
     """
+    errors, order, truth, kept = whole((errors, order, truth, kept), 1)
     rank = jnp.argsort(lax.stop_gradient(jnp.where(kept > 0, order, jnp.inf)), axis=-1)
     errors, truth, kept = (jnp.take_along_axis(x, rank, axis=-1) for x in (errors, truth, kept))
     zero = jnp.zeros_like(kept)

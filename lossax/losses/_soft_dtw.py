@@ -13,8 +13,9 @@ from lossax import _check, _double
 from lossax._numerics import quotient
 from lossax._pairs import each_pair, length
 from lossax._reduction import masked, reduce
-from lossax._sampled import over_units, samples
+from lossax._sampled import samples
 from lossax._sequences import existing
+from lossax._tile import over_sets
 from lossax._types import Reduction
 
 # Costs of alignments are pairs (high, low) of numbers: they grow with the sequences, while what counts is how those of
@@ -128,7 +129,7 @@ def _each(
     squared: bool,
 ) -> jax.Array:
     """`f` of two sequences and which of their steps exist, for each unit."""
-    return over_units(lambda *one: f(*one, gamma, squared), sequences[0].ndim - 2)(*sequences)
+    return over_sets(lambda *one: f(*one, gamma, squared), sequences[0].ndim - 2)(*sequences)
 
 
 def _units(

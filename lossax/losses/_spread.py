@@ -13,7 +13,7 @@ from lossax._devices import largest, total
 from lossax._numerics import divide, log_partition, positive_part
 from lossax._pairs import length
 from lossax._reduction import masked, reduce, unit_weights
-from lossax._tile import by_rows, gathered, over_sets, places
+from lossax._tile import by_rows, gathered, over_sets, places, taken, whole
 from lossax._types import Reduction
 
 
@@ -173,9 +173,7 @@ def koleo(
         index = places(len(w), axis_name)
         everyone = tuple(gathered(y, axis_name) for y in (fixed, some, index))
         nearest, _ = by_rows(block, (fixed, index), everyone, width=everyone[0].size, tile=tile)
-        others = jnp.broadcast_to(nearest[:, None], x.shape)
-        neighbours = jnp.take_along_axis(gathered(x, axis_name), others, axis=0, mode="clip")
-        apart = length(x - neighbours) + epsilon
+        apart = length(x - taken(whole(gathered(x, axis_name)), nearest)) + epsilon
         counted = some & (total(jnp.sum(some), axis_name) > 1)
         terms = jnp.where(counted, -jnp.log(jnp.where(counted, apart, 1.0)), 0.0)
         return total(jnp.sum(divide(w, total(jnp.sum(w), axis_name)) * terms), axis_name)

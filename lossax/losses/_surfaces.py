@@ -3,6 +3,8 @@
 The predictions are channel-last, of any spatial rank: `axes` are those of space, (-3, -2) for images.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,6 +14,7 @@ from lossax import _check, _maps, _numerics
 from lossax._maps import Activation, share
 from lossax._numerics import divide, positive_part
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import whole
 from lossax._types import Reduction
 from lossax.targets import distance_transform
 
@@ -21,6 +24,12 @@ def _mean(values: jax.Array, kept: jax.Array, axes: tuple[int, ...]) -> tuple[ja
     total = jnp.sum(kept, axis=axes, keepdims=True)
     mean = jnp.sum(divide(kept, total) * values, axis=axes)
     return mean, jnp.broadcast_to(jnp.squeeze(total, axes) > 0, mean.shape)
+
+
+def _whole(axes: tuple[int, ...], predictions: Any, targets: Any, where: Any, weights: Any) -> Any:
+    """The arrays, whole on each device along space."""
+    size = len(_check.spec(predictions)[0]) - min(axes)
+    return *whole((predictions, targets), size), *whole((where, weights), size - 1)
 
 
 def boundary(
@@ -149,6 +158,7 @@ def hausdorff(
     _check.same_shape(predictions=predictions, targets=targets)
     _check.nonnegative(alpha=alpha)
     axes = _check.axes(axes, 1, predictions=predictions)
+    predictions, targets, where, weights = _whole(axes, predictions, targets, where, weights)
     predictions, t = masked(where, predictions, targets, event=1)
     _, alpha = masked(None, predictions, alpha)
     t = _maps.fraction(targets=t)
@@ -264,6 +274,7 @@ def soft_cldice(
     _check.count(iterations=iterations)
     _check.positive(smooth=smooth)
     axes = _check.axes(axes, 1, predictions=predictions)
+    predictions, targets, where, weights = _whole(axes, predictions, targets, where, weights)
     predictions, t = masked(where, predictions, targets, event=1)
     t = _maps.fraction(targets=t)
     p, q = _maps.probabilities(predictions, activation)

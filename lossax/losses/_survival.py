@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from lossax import _check, _choices
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import whole
 from lossax._types import Reduction
 
 
@@ -72,6 +73,7 @@ def cox_partial_likelihood(
     _check.choice(("efron", "breslow"), ties=ties)
     _check.same_shape(log_hazards=log_hazards, times=times, events=events)
     _check.units_of({"log_hazards": log_hazards})
+    log_hazards, times, events, where, weights = whole((log_hazards, times, events, where, weights), 1)
     (log_hazards,), (times,) = masked(where, log_hazards), masked(where, times)
     if jnp.issubdtype(times.dtype, jnp.floating):
         times = _check.domain("numbers", lambda t: t == t, times=times)

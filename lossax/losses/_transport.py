@@ -12,7 +12,8 @@ from lossax import _check
 from lossax._numerics import positive_part
 from lossax._pairs import each_pair
 from lossax._reduction import masked, reduce
-from lossax._sampled import of_something, over_units, samples, weighted
+from lossax._sampled import of_something, samples, weighted
+from lossax._tile import over_sets
 from lossax._types import Reduction
 
 
@@ -143,5 +144,5 @@ def sinkhorn_divergence(
         value = value - 0.5 * _dual(*own, _costs(x, x), of_x, of_x, strength)
         return positive_part(value - 0.5 * _dual(*others, _costs(y, y), of_y, of_y, strength))
 
-    values = over_units(unit, x.ndim - 2)(x, y, of_x, of_y)
+    values = over_sets(unit, x.ndim - 2)(x, y, of_x, of_y)
     return reduce(of_something(values, total, other), where, weights, reduction)

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from lossax import _check, _numerics
 from lossax._numerics import divide
 from lossax._reduction import masked, reduce, unit_weights
+from lossax._tile import spread_like
 from lossax._types import Reduction
 
 Surrogate = Literal["sigmoid", "logistic"]
@@ -101,7 +102,7 @@ def non_negative_pu(
     _check.nonnegative(beta=beta, gamma=gamma)
     (logits,), (labelled,) = masked(where, logits), masked(where, labelled)
     _, prior, beta, gamma = masked(None, logits, prior, beta, gamma)
-    kept = unit_weights(logits.shape, where, weights, dtype=logits.dtype)
+    kept = spread_like(unit_weights(logits.shape, where, weights, dtype=logits.dtype), logits)
     zero = jnp.zeros_like(kept)
     known, unknown = jnp.where(labelled, kept, zero), jnp.where(labelled, zero, kept)
     as_negative, as_positive = (
