@@ -143,7 +143,7 @@ def test_imports_point_down(path):
 
 def test_layer_one_has_no_cycle():
     order = ["_types", "_check", "_numerics", "_double", "_special", "_bessel", "_hyper", "_tree"]
-    order += ["_maps", "_entmax", "_tempered", "_running", "_choices", "_excess"]
+    order += ["_maps", "_entmax", "_tempered", "_running", "_tile", "_choices", "_excess"]
     for name in order[1:]:
         if not (ROOT / f"{name}.py").exists():
             continue
