@@ -50,7 +50,9 @@ class Program:
 def build(programs: list[tuple[Callable, tuple]], donate: tuple[int, ...]) -> list[Program]:
     """Compiles in turns, several times: of each the least counts, as what else a machine does only adds to it."""
     spent, compiled = [[] for _ in programs], {}
-    while not spent[0] or sum(map(sum, spent)) < (60.0 if len(spent[0]) < 3 else 10.0 if len(spent[0]) < 7 else 0.0):
+    for limit in 3 * (60.0,) + 4 * (10.0,):  # seconds spent so far
+        if sum(map(sum, spent)) >= limit:
+            break
         for i, (f, arguments) in enumerate(programs):
             jax.clear_caches()
             lowered = jax.jit(f, donate_argnums=donate).lower(*arguments)

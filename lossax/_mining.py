@@ -8,7 +8,7 @@ from jax import lax
 
 from lossax._coupled import Elements, alike, elements, everyone
 from lossax._pairs import squared_distances
-from lossax._tile import by_rows
+from lossax._tile import by_rows, numbered
 
 Mining = Literal["all", "hard", "easy_positive", "multi_similarity", "distance_weighted"]
 One = Literal["hard", "easy_positive", "easy_positive_semihard"]
@@ -20,8 +20,7 @@ _SLACK = 0.1  # of multi-similarity mining
 
 def _only(chosen: jax.Array, among: jax.Array) -> jax.Array:
     """Which entry of each row is the chosen one, if there is any."""
-    columns = lax.broadcasted_iota(jnp.int32, among.shape, among.ndim - 1)
-    return among & (columns == chosen[:, None])
+    return among & (numbered(among) == chosen[:, None])
 
 
 def farthest(distances: jax.Array, among: jax.Array) -> jax.Array:

@@ -45,11 +45,11 @@ def whole(tree: Any, axes: int | None = None) -> Any:
     if not explicit():
         return tree
 
-    def gathered(x):
+    def gather(x):
         rest = () if axes is None else tuple(jax.typeof(x).sharding.spec)[: max(x.ndim - axes, 0)]
         return reshard(x, PartitionSpec(*rest))
 
-    return jax.tree.map(lambda x: gathered(x) if isinstance(x, jax.Array) else x, tree)
+    return jax.tree.map(lambda x: gather(x) if isinstance(x, jax.Array) else x, tree)
 
 
 def kept_whole(tree: Any) -> Any:
